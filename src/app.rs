@@ -1,0 +1,383 @@
+//! Settings → a running kck: the only place that builds and wires every part.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::Lsn,
+    config::{Config, StoreKind},
+    definitions::Definitions,
+    depend::Index,
+    follow, health,
+    join::Joiner,
+    load,
+    observe::{Event, Observer},
+    postgres::{self, Housekeeping, Source, address::Address},
+    product::{Catalog, Slot},
+    progress::Progress,
+    recompute::{
+        self, Handle,
+        ledger::{Ledger, Terms},
+        reserve::{Floors, Reserve},
+    },
+    resume::{self, Joins, Names, Resumed},
+    serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
+    store::{
+        self, Store,
+        state::{self, Matched, State},
+    },
+};
+
+/// Keys that may wait to be computed.
+const QUEUED_KEYS: usize = 100_000;
+/// Keys in one statement at most, and how long one should take.
+const BATCH_KEYS: usize = 200;
+const BATCH_TIME: Duration = Duration::from_millis(50);
+/// A request's body.
+const BODY_BYTES: u64 = 1 << 20;
+
+/// Why kck cannot start or go on. The text says what was tried and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}{}", if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") })]
+pub struct Failure {
+    /// What was tried, and the fact that matters.
+    pub what: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Failure {
+    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: hint.into() }
+    }
+}
+
+impl From<postgres::Error> for Failure {
+    fn from(error: postgres::Error) -> Self {
+        let hint = match &error {
+            postgres::Error::Refused { hint, .. } => hint.clone(),
+            postgres::Error::Unreachable { .. } => "check that the source runs and that [source] url is right".to_owned(),
+            _ => String::new(),
+        };
+        Self::new(postgres::describe_chain(&error), hint)
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Self::new(postgres::describe_chain(&error), "check [store]")
+    }
+}
+
+impl From<resume::Error> for Failure {
+    fn from(error: resume::Error) -> Self {
+        match error {
+            resume::Error::Source(error) => error.into(),
+            resume::Error::Store(error) => error.into(),
+            resume::Error::Epochs => Self::new(error.to_string(), "give [store] an empty keyspace or directory"),
+            resume::Error::ForeignSlot(_) => Self::new(error.to_string(), "give [source] slot another name"),
+        }
+    }
+}
+
+/// A running kck.
+pub struct App {
+    /// Where answers are served.
+    pub address: SocketAddr,
+    /// What every protocol is given.
+    pub context: Context,
+    shutdown: CancellationToken,
+    tasks: JoinSet<Result<(), Failure>>,
+}
+
+/// The address that the settings give, with the password from its file.
+///
+/// # Errors
+/// When it cannot be understood, or the file not be read.
+pub fn address(config: &Config, url: &str, environment: &[(String, String)]) -> Result<Address, Failure> {
+    let from = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let address = Address::parse(url, from).map_err(|error| Failure::new(error.to_string(), "set [source] url, or KCK_SOURCE__URL"))?;
+    let Some(file) = &config.password_file else { return Ok(address) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::new(format!("read {}: {error}", file.display()), "check [source] password_file"))?;
+    Ok(address.with_password(text.lines().next().unwrap_or("")))
+}
+
+/// Opens the store that the settings name.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
+    Ok(match &config.store {
+        StoreKind::Memory => Arc::new(store::memory::Memory::default()),
+        StoreKind::Embedded(path) => Arc::new(store::embedded::Embedded::open(path)?),
+        StoreKind::Cassandra(cassandra) => {
+            let settings = store::cassandra::Settings {
+                contact_points: cassandra.contact_points.clone(),
+                keyspace: cassandra.keyspace.clone(),
+                local_datacenter: cassandra.local_datacenter.clone(),
+                replication: cassandra.replication,
+                username: cassandra.username.clone(),
+                password: cassandra.password.clone(),
+                tls: cassandra.tls,
+                consistency: store::cassandra::Consistency::default(),
+            };
+            Arc::new(store::cassandra::Cassandra::connect(&settings).await?)
+        }
+    })
+}
+
+/// Everything that lives as long as the process.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) names: Names,
+    pub(crate) source: Arc<Source>,
+    pub(crate) replication: Address,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) recompute: Handle,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) catalog: watch::Sender<Arc<Catalog>>,
+    pub(crate) index: watch::Sender<Arc<Index>>,
+    pub(crate) health: watch::Sender<Arc<Health>>,
+    pub(crate) observer: Observer,
+    /// What each product is matched as.
+    pub(crate) matched: BTreeMap<String, Matched>,
+}
+
+impl App {
+    /// Starts every part, in the order of their needs; reads can be answered when it returns.
+    ///
+    /// # Errors
+    /// What cannot be started, and what to do.
+    pub async fn start(config: Config, environment: &[(String, String)], observer: Observer) -> Result<Self, Failure> {
+        observer.halt_at(config.halt_at);
+        let listener = listen(&config).await?;
+        let address = listener.local_addr().map_err(|error| Failure::new(error.to_string(), ""))?;
+        let source_address = self::address(&config, &config.source_url, environment)?;
+        let replication = match &config.replication_url {
+            Some(url) => self::address(&config, url, environment)?,
+            None => source_address.clone(),
+        };
+        let source = Arc::new(Source::new(source_address));
+        let mut client = source.connect("describe", &[]).await?;
+        let store = open_store(&config).await?;
+        let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
+        let loaded = load::files(&config.directory.join("products"));
+        let mut catalog = load::catalog(&mut client, loaded).await?;
+        let index = load::index(&catalog);
+
+        let state = State::decode(&store.load().await?)?;
+        let term = state.term + 1;
+        store.save(&[state::term(term, u64::from(term) << 32)]).await?;
+        let floors = Floors { stamp: state.stamp_floor, version: state.version_floor };
+        let reserve = Reserve::new(Arc::clone(&store), term, floors);
+        let wanted = index.tables().collect();
+        let resumed = resume::resume(&client, &store, &names, &wanted, || reserve.state_stamp(), &observer).await?;
+        source.expect(resumed.facts.history.clone());
+        load::refuse_unpublished(&mut catalog, &index, &resumed.unusable);
+        let index = load::index(&catalog);
+        let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
+        store.save(&joins.cells).await?;
+        let joiners = joiners(&joins, &index, &resumed);
+        for (name, slot) in &catalog.products {
+            if let Slot::Broken(faults) = slot {
+                let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+                observer.note(Event::ProductBroken { product: name.clone(), why });
+            }
+        }
+        let mut ledger = Ledger::new(resumed.position.epoch, term, floors.stamp, floors.version);
+        rebuild(&mut ledger, &catalog, &joiners, &state, &store, resumed.position.lsn).await?;
+
+        let progress = Progress { epoch: resumed.position.epoch, visible: resumed.position.lsn, ..Progress::default() };
+        let (progress, _) = watch::channel(progress);
+        let (catalog, _) = watch::channel(Arc::new(catalog));
+        let (index, _) = watch::channel(Arc::new(index));
+        let slot = SlotHealth { name: names.slot.clone(), ..SlotHealth::default() };
+        let (health, _) = watch::channel(Arc::new(Health { ready: true, slot, ..Health::default() }));
+        let recompute = Handle::new(recompute::Parts {
+            config: recompute::Config {
+                connections: config.refresh_connections,
+                tracked_keys: config.tracked_keys,
+                answer_bytes: config.answer_bytes,
+                queued_keys: QUEUED_KEYS,
+                batch_keys: BATCH_KEYS,
+                batch_time: BATCH_TIME,
+            },
+            ledger,
+            catalog: catalog.subscribe(),
+            progress: progress.subscribe(),
+            store: Arc::clone(&store),
+            reserve,
+            observer: observer.clone(),
+        });
+        let matched = joins.matched;
+        let parts = Parts { config, names, source, replication, store, recompute, progress, catalog, index, health, observer, matched };
+        Ok(parts.run(listener, address, resumed, joiners))
+    }
+
+    /// Runs until told to stop or a part cannot go on.
+    ///
+    /// # Errors
+    /// The part that could not go on.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            ended = self.tasks.join_next() => match ended {
+                Some(Ok(result)) => result,
+                Some(Err(panic)) => Err(Failure::new(panic.to_string(), "this is a defect of kck")),
+                None => Ok(()),
+            },
+        };
+        self.stop().await;
+        ended
+    }
+
+    /// Stops every part: what is in flight ends within its limits, positions are recorded.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| Failure::new(format!("listen on {}: {error}", config.listen), "give [http] listen another address"))
+}
+
+/// Compares the products with those that were matched when kck last stopped; the generations go into their
+/// fingerprints.
+fn join_at_start(
+    catalog: &mut Catalog,
+    index: &Index,
+    state: &State,
+    resumed: &Resumed,
+    stamp: impl Fn() -> u64,
+) -> Joins {
+    let matched = catalog.ready().filter(|product| product.draft.policy.change);
+    let wanted = matched.map(|product| (product.name().to_owned(), product.fingerprint)).collect();
+    let anew = |name: &str| resumed.new_epoch || is_published(index, resumed, name);
+    let joins = resume::joins(&state.matched, &wanted, anew, stamp);
+    for slot in catalog.products.values_mut() {
+        if let Slot::Ready(product) = slot
+            && let Some(matched) = joins.matched.get(product.name())
+        {
+            let mut own = (**product).clone();
+            own.fingerprint = load::with_generation(own.fingerprint, matched.generation);
+            *product = Arc::new(own);
+        }
+    }
+    joins
+}
+
+fn is_published(index: &Index, resumed: &Resumed, product: &str) -> bool {
+    load::tables_of(index, product).iter().any(|table| resumed.published.contains(table))
+}
+
+fn joiners(joins: &Joins, index: &Index, resumed: &Resumed) -> Vec<Joiner> {
+    let joiner = |product: &String| {
+        Some(Joiner {
+            product: product.clone(),
+            matched: *joins.matched.get(product)?,
+            tables: load::tables_of(index, product),
+            published: is_published(index, resumed, product),
+        })
+    };
+    joins.joining.iter().filter_map(joiner).collect()
+}
+
+/// The ledger from track records, marks and entries (R14).
+async fn rebuild(
+    ledger: &mut Ledger,
+    catalog: &Catalog,
+    joiners: &[Joiner],
+    state: &State,
+    store: &Arc<dyn Store>,
+    recorded: Lsn,
+) -> Result<(), Failure> {
+    for product in catalog.ready() {
+        let policy = &product.draft.policy;
+        let certified = policy.change && policy.expire.is_none();
+        let terms = Terms { fingerprint: product.fingerprint, shape: product.shape, certified };
+        ledger.product(product.name(), terms, state.marks.get(product.name()).copied().unwrap_or_default());
+    }
+    for joiner in joiners {
+        ledger.joins(&joiner.product, Lsn(u64::MAX));
+    }
+    store.scan(&mut |scanned| ledger.recover(scanned, recorded)).await?;
+    Ok(())
+}
+
+impl Parts {
+    fn run(self, listener: TcpListener, address: SocketAddr, resumed: Resumed, joiners: Vec<Joiner>) -> App {
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let context = self.context();
+        let parts = Arc::new(self);
+        tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), shutdown.clone())));
+        let Config { refresh_connections, statement_timeout, .. } = parts.config;
+        let pool = postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
+        let recipe = Arc::new(recompute::sql::Sql { pool });
+        tasks.spawn(succeeding(recompute::worker::run(parts.recompute.clone(), recipe, shutdown.clone())));
+        let definitions = Definitions {
+            source: Housekeeping::new(Arc::clone(&parts.source)),
+            catalog: parts.catalog.subscribe(),
+            recompute: parts.recompute.clone(),
+            store: Arc::clone(&parts.store),
+            progress: parts.progress.clone(),
+            observer: parts.observer.clone(),
+        };
+        tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
+        let health = health::keep(parts.observer.subscribe(), parts.health.clone());
+        tasks.spawn(until(shutdown.clone(), succeeding(health)));
+        tasks.spawn(until(shutdown.clone(), follow::run(parts, resumed, joiners)));
+        App { address, context, shutdown, tasks }
+    }
+
+    fn context(&self) -> Context {
+        let config = &self.config;
+        Context {
+            catalog: self.catalog.subscribe(),
+            recompute: self.recompute.clone(),
+            store: Arc::clone(&self.store),
+            near: Arc::new(Near::new(config.near_cache_bytes)),
+            progress: self.progress.subscribe(),
+            canonical: Arc::new(Canonicaliser::new(Arc::clone(&self.source))),
+            health: self.health.subscribe(),
+            observer: self.observer.clone(),
+            limits: serve::Limits {
+                wait: config.wait,
+                keys_per_request: config.keys_per_request,
+                body_bytes: BODY_BYTES,
+                connections: config.http_connections,
+            },
+        }
+    }
+
+    /// The slot as it was just seen, for whoever shows it.
+    pub(crate) fn weigh(&self, slot: &postgres::slot::Slot) {
+        self.health.send_modify(|health| {
+            let seen = SlotHealth {
+                name: self.names.slot.clone(),
+                retained_bytes: slot.retained_bytes,
+                wal_status: slot.wal_status.clone(),
+            };
+            *health = Arc::new(Health { slot: seen, ..(**health).clone() });
+        });
+    }
+}
+
+async fn succeeding(task: impl Future<Output = ()>) -> Result<(), Failure> {
+    task.await;
+    Ok(())
+}
+
+/// Tasks that hold nothing in flight simply end when kck is told to stop.
+async fn until(shutdown: CancellationToken, task: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        ended = task => ended,
+        () = shutdown.cancelled() => Ok(()),
+    }
+}

@@ -1,0 +1,61 @@
+//! `kck check`: every fault of the product files, and what follows from each product.
+
+use clap::Args;
+
+use super::{ConfigArgs, Stop, environment, say};
+use crate::{
+    app, load,
+    postgres::{Source, publication},
+    product::{Catalog, Slot},
+};
+
+/// Check the product files, and what the source says of them.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Do not ask the source: only what the files alone tell.
+    #[arg(long)]
+    files_only: bool,
+}
+
+impl Check {
+    pub(super) async fn run(self) -> Result<(), Stop> {
+        let config = self.config.load()?;
+        let loaded = load::files(&config.directory.join("products"));
+        if self.files_only {
+            let faults: Vec<_> = loaded.faults.iter().chain(loaded.broken.values().flatten()).collect();
+            faults.iter().for_each(|fault| say(&fault.to_string()));
+            say(&format!("{} sound, {} faults; the source was not asked", loaded.drafts.len(), faults.len()));
+            return if faults.is_empty() { Ok(()) } else { Err(Stop::no()) };
+        }
+        let address = app::address(&config, &config.source_url, &environment())?;
+        let source = Source::new(address);
+        let mut client = source.connect("describe", &[]).await.map_err(app::Failure::from)?;
+        let mut catalog = load::catalog(&mut client, loaded).await.map_err(app::Failure::from)?;
+        let index = load::index(&catalog);
+        let unusable = publication::unusable_identities(&client, &index.tables().collect()).await;
+        load::refuse_unpublished(&mut catalog, &index, &unusable.map_err(app::Failure::from)?);
+        print(&catalog, &index)
+    }
+}
+
+fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
+    let mut broken = catalog.faults.len();
+    catalog.faults.iter().for_each(|fault| say(&fault.to_string()));
+    for (name, slot) in &catalog.products {
+        match slot {
+            Slot::Ready(_) => {
+                say(&format!("{name}: ready"));
+                let lines = index.rules(name).map(crate::depend::Rules::explain).unwrap_or_default();
+                lines.iter().for_each(|line| say(&format!("  {line}")));
+            }
+            Slot::Broken(faults) => {
+                broken += 1;
+                say(&format!("{name}: broken"));
+                faults.iter().for_each(|fault| say(&fault.to_string()));
+            }
+        }
+    }
+    if broken == 0 { Ok(()) } else { Err(Stop::no()) }
+}

@@ -1,0 +1,58 @@
+//! A request to a running kck → its status and body.
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{Stop, environment};
+
+/// Where the running kck is.
+#[derive(Debug, Args)]
+pub(super) struct Server {
+    /// Its address; else KCK_SERVER, else [http] listen of ./kck.toml.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+}
+
+/// What it answered.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: hyper::HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Server {
+    /// Asks for a path with its query.
+    pub(super) async fn get(&self, path: &str) -> Result<Reply, Stop> {
+        let address = self.address()?;
+        let away = |error: &dyn std::fmt::Display| {
+            Stop::cannot(format!("ask {address}: {error}\n  hint: start kck run, or name it with --server"))
+        };
+        let stream = TcpStream::connect(&address).await.map_err(|error| away(&error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| away(&error))?;
+        // Its end shows in the answer.
+        tokio::spawn(async move { drop(connection.await) });
+        let request = Request::get(path)
+            .header("host", &address)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Stop::usage(format!("'{path}' cannot be asked for: {error}")))?;
+        let response = sender.send_request(request).await.map_err(|error| away(&error))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.into_body().collect().await.map_err(|error| away(&error))?.to_bytes();
+        Ok(Reply { status, headers, body })
+    }
+
+    fn address(&self) -> Result<String, Stop> {
+        let named = self.server.clone();
+        let named = named.or_else(|| environment().into_iter().find(|(name, _)| name == "KCK_SERVER").map(|(_, value)| value));
+        let address = match named {
+            Some(address) => address,
+            None => super::ConfigArgs { config: None }.load()?.listen.to_string(),
+        };
+        Ok(address.trim_start_matches("http://").trim_end_matches('/').to_owned())
+    }
+}

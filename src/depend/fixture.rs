@@ -1,0 +1,35 @@
+//! A name, parameters p1, p2, … and SQL → a product, for the tests of this folder.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    description::Description,
+    entry::Fingerprint,
+    product::{Draft, Mentions, ParameterSpec, Policy, Product},
+};
+
+pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> {
+    let parameter = |number| ParameterSpec {
+        name: format!("p{number}"),
+        type_name: None,
+        default: None,
+        offset: 0,
+    };
+    Arc::new(Product {
+        draft: Draft {
+            name: name.into(),
+            file: PathBuf::new(),
+            policy: Policy::default(),
+            parameters: (1..=parameters).map(parameter).collect(),
+            pieces: vec![sql.to_owned()],
+            holes: vec![],
+            mentions: Mentions::default(),
+            offset: 0,
+            text: sql.to_owned(),
+        },
+        parameters: vec![],
+        description: Description::default(),
+        fingerprint: Fingerprint::default(),
+        shape: Fingerprint::default(),
+    })
+}

@@ -1,0 +1,269 @@
+//! Rules of all products → one index from a table to what a change of it must do.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use petgraph::{
+    dot::{Config, Dot},
+    stable_graph::{NodeIndex, StableDiGraph},
+};
+
+use super::{
+    analyse,
+    rule::{Column, Rule, Rules},
+};
+use crate::{change::TableId, product::Product};
+
+/// What depends on what. A value: a change of the catalogue makes a new one.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    graph: StableDiGraph<Node, Vec<Rule>>,
+    tables: BTreeMap<TableId, NodeIndex>,
+    products: BTreeMap<String, NodeIndex>,
+    /// The graph as the hot path wants it.
+    plans: HashMap<TableId, Plan>,
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Table { name: String, publishable: bool },
+    Product { product: Arc<Product>, rules: Rules },
+}
+
+/// What a change of one table must do, each column list once however many products share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Plan {
+    /// Touched as a whole by any change.
+    pub(super) whole: Vec<Arc<str>>,
+    /// Column list of a direct rule → the products that have it.
+    pub(super) direct: BTreeMap<Vec<Vec<Column>>, Vec<Arc<str>>>,
+}
+
+impl Index {
+    /// The index of these products.
+    pub fn new<'a>(products: impl Iterator<Item = &'a Arc<Product>>) -> Self {
+        Self::of_rules(
+            products.map(|product| (Arc::clone(product), analyse(product, &product.description))),
+        )
+    }
+
+    /// The index of these products, analysed before.
+    pub(super) fn of_rules(analysed: impl Iterator<Item = (Arc<Product>, Rules)>) -> Self {
+        let mut index = Self::default();
+        for (product, rules) in analysed {
+            index.remove(product.name());
+            index.insert(&product, rules);
+        }
+        index.plan();
+        index
+    }
+
+    /// This index with one product more, or with its new rules.
+    #[must_use]
+    pub fn with(&self, product: &Arc<Product>) -> Self {
+        let mut index = self.clone();
+        index.remove(product.name());
+        index.insert(product, analyse(product, &product.description));
+        index.plan();
+        index
+    }
+
+    /// This index without a product.
+    #[must_use]
+    pub fn without(&self, product: &str) -> Self {
+        let mut index = self.clone();
+        index.remove(product);
+        index.plan();
+        index
+    }
+
+    /// The tables that the publication must have.
+    pub fn tables(&self) -> impl Iterator<Item = TableId> {
+        let publishable = |node: NodeIndex| {
+            matches!(self.graph.node_weight(node), Some(Node::Table { publishable: true, .. }))
+        };
+        self.tables.iter().filter(move |(_, node)| publishable(**node)).map(|(table, _)| *table)
+    }
+
+    /// The products that read a table.
+    pub fn readers(&self, table: TableId) -> impl Iterator<Item = &Arc<Product>> {
+        let readers = self.tables.get(&table).map(|node| self.graph.neighbors(*node));
+        readers.into_iter().flatten().filter_map(|node| match self.graph.node_weight(node) {
+            Some(Node::Product { product, .. }) => Some(product),
+            _ => None,
+        })
+    }
+
+    /// What the analysis found of a product.
+    #[must_use]
+    pub fn rules(&self, product: &str) -> Option<&Rules> {
+        match self.graph.node_weight(*self.products.get(product)?) {
+            Some(Node::Product { rules, .. }) => Some(rules),
+            _ => None,
+        }
+    }
+
+    /// The graph in the DOT language: tables, products, and which rules lead from one to the other.
+    #[must_use]
+    pub fn dot(&self) -> String {
+        let label = |text: &str| format!("label={text:?}");
+        let edge = |_: &_, edge: petgraph::stable_graph::EdgeReference<'_, Vec<Rule>>| {
+            let direct = edge.weight().iter().all(|rule| matches!(rule, Rule::Direct(_)));
+            label(if direct { "direct" } else { "product" })
+        };
+        let node = |_: &_, (_, node): (NodeIndex, &Node)| match node {
+            Node::Table { name, .. } => format!("{} shape=box", label(name)),
+            Node::Product { product, .. } => label(product.name()),
+        };
+        let config = [Config::NodeNoLabel, Config::EdgeNoLabel];
+        format!("{:?}", Dot::with_attr_getters(&self.graph, &config, &edge, &node))
+    }
+
+    pub(super) fn plan_of(&self, table: TableId) -> Option<&Plan> {
+        self.plans.get(&table)
+    }
+
+    fn insert(&mut self, product: &Arc<Product>, rules: Rules) {
+        let tables = rules.tables.clone();
+        let reader = self.graph.add_node(Node::Product { product: Arc::clone(product), rules });
+        self.products.insert(product.name().to_owned(), reader);
+        for (table, found) in tables {
+            let node = Node::Table { name: found.name, publishable: found.publishable };
+            let known =
+                *self.tables.entry(table).or_insert_with(|| self.graph.add_node(node.clone()));
+            if let Some(weight) = self.graph.node_weight_mut(known) {
+                *weight = node;
+            }
+            self.graph.add_edge(known, reader, found.rules);
+        }
+    }
+
+    fn remove(&mut self, product: &str) {
+        let Some(reader) = self.products.remove(product) else { return };
+        let read: Vec<NodeIndex> =
+            self.graph.neighbors_directed(reader, petgraph::Incoming).collect();
+        self.graph.remove_node(reader);
+        for table in read {
+            if self.graph.neighbors(table).next().is_none() {
+                self.graph.remove_node(table);
+                self.tables.retain(|_, node| *node != table);
+            }
+        }
+    }
+
+    fn plan(&mut self) {
+        self.plans.clear();
+        for (table, node) in &self.tables {
+            let plan = self.plans.entry(*table).or_default();
+            for edge in self.graph.edges(*node) {
+                let Some(Node::Product { product, .. }) =
+                    self.graph.node_weight(petgraph::visit::EdgeRef::target(&edge))
+                else {
+                    continue;
+                };
+                let name: Arc<str> = product.name().into();
+                for rule in edge.weight() {
+                    match rule {
+                        Rule::Direct(columns) => {
+                            plan.direct.entry(columns.clone()).or_default().push(Arc::clone(&name));
+                        }
+                        Rule::Product(_) => plan.whole.push(Arc::clone(&name)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::depend::{fixture, rule::TableRules};
+
+    fn direct(column: &str) -> Rule {
+        Rule::Direct(vec![vec![Column { name: column.into(), type_oid: 20 }]])
+    }
+
+    /// Table, whether a publication can have it, and its rule.
+    type Read<'a> = &'a [(u32, bool, Rule)];
+
+    fn index(products: &[(&str, Read<'_>)]) -> Index {
+        Index::of_rules(products.iter().map(|(name, read)| {
+            let tables = read.iter().map(|(table, publishable, rule)| {
+                let rules = TableRules {
+                    name: format!("t{table}"),
+                    publishable: *publishable,
+                    rules: vec![rule.clone()],
+                };
+                (TableId(*table), rules)
+            });
+            (fixture::product(name, 1, ""), Rules { tables: tables.collect(), ..Rules::default() })
+        }))
+    }
+
+    fn shop() -> Index {
+        index(&[
+            ("a", &[(1, true, direct("x")), (2, false, Rule::Product(String::new()))]),
+            ("b", &[(1, true, direct("x"))]),
+            ("c", &[(1, true, direct("y")), (3, true, direct("x"))]),
+        ])
+    }
+
+    fn readers(index: &Index, table: u32) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            index.readers(TableId(table)).map(|product| product.name()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn wants_what_a_publication_can_have() {
+        assert_eq!(shop().tables().collect::<Vec<_>>(), [TableId(1), TableId(3)]);
+    }
+
+    #[test]
+    fn knows_who_reads_a_table() {
+        let index = shop();
+        assert_eq!(readers(&index, 1), ["a", "b", "c"]);
+        assert_eq!(readers(&index, 2), ["a"]);
+        assert_eq!(readers(&index, 4), [""; 0]);
+        assert_eq!(index.rules("c").unwrap().tables.len(), 2);
+        assert_eq!(index.rules("d"), None);
+    }
+
+    #[test]
+    fn products_share_a_column_list() {
+        let index = shop();
+        let plan = index.plan_of(TableId(1)).unwrap();
+        assert_eq!(plan.direct.values().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn forgets_a_product_and_what_only_it_read() {
+        let index = shop().without("c");
+        assert_eq!(index.tables().collect::<Vec<_>>(), [TableId(1)]);
+        assert_eq!(readers(&index, 1), ["a", "b"]);
+        assert_eq!(index.rules("c"), None);
+        assert!(index.plan_of(TableId(3)).is_none());
+    }
+
+    #[test]
+    fn a_product_comes_once() {
+        let index = shop().with(&fixture::product("c", 1, ""));
+        assert_eq!(readers(&index, 1), ["a", "b"], "its new rules read no table");
+        assert!(index.rules("c").unwrap().tables.is_empty());
+    }
+
+    #[test]
+    fn draws_tables_rules_and_products() {
+        let dot = index(&[("a", &[(1, true, direct("x"))])]).dot();
+        for part in ["label=\"t1\" shape=box", "label=\"a\"", "0 -> 1", "label=\"direct\""] {
+            assert!(
+                dot.contains(part) || dot.contains("1 -> 0") && part == "0 -> 1",
+                "{part} in {dot}"
+            );
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Depend: Change → the keys it can touch.
+//!
+//! [`analyse`] reads what Postgres says of a product and finds, for every table, the strongest rule that is
+//! sound; [`Index`] holds the rules of all products; [`Index::fold`] turns changes into [`Touched`] keys.
+//! It must never do I/O or fail: what is not understood becomes a coarser rule.
+//!
+//! Invariant: if a change alters what a product's SQL returns for a key, folding it touches that key or the
+//! whole product. Touching more is only cost.
+
+mod affected;
+mod analysis;
+mod explain;
+#[cfg(test)]
+mod fixture;
+mod graph;
+pub mod pending;
+mod rule;
+pub mod settle;
+
+pub use affected::Touched;
+pub use analysis::analyse;
+pub use graph::Index;
+pub use rule::{Column, Rule, Rules, TableRules};

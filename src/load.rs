@@ -1,0 +1,101 @@
+//! Files, and what the source says of them → the catalogue: every product ready, or broken with the reason.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use tokio_postgres::Client;
+
+use crate::{
+    change::TableId,
+    depend::{self, Index},
+    entry::Fingerprint,
+    postgres::{self, describe, publication::Unusable},
+    product::{Catalog, Draft, Fault, Product, Slot, build, file},
+};
+
+/// Reads the products below `folder`, without asking the source: those that are sound so far, and all faults.
+#[must_use]
+pub fn files(folder: &Path) -> file::Loaded {
+    file::load(folder)
+}
+
+/// Asks the source about each sound file.
+///
+/// # Errors
+/// When the source cannot be asked at all; what it says against one product is that product's fault.
+pub async fn catalog(client: &mut Client, loaded: file::Loaded) -> Result<Catalog, postgres::Error> {
+    let mut catalog = Catalog { products: BTreeMap::new(), faults: loaded.faults };
+    catalog.products.extend(loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken(faults))));
+    for draft in loaded.drafts {
+        let name = draft.name.clone();
+        let slot = match product(client, draft).await? {
+            Ok(product) => Slot::Ready(Arc::new(product)),
+            Err(faults) => Slot::Broken(faults),
+        };
+        catalog.products.insert(name, slot);
+    }
+    Ok(catalog)
+}
+
+/// One product, or what is wrong with it.
+///
+/// # Errors
+/// When the source cannot be asked.
+pub async fn product(client: &mut Client, draft: Draft) -> Result<Result<Product, Vec<Fault>>, postgres::Error> {
+    let description = match describe::describe(client, &draft).await {
+        Ok(description) => description,
+        Err(describe::DescribeError::Refused(fault)) => return Ok(Err(vec![*fault])),
+        Err(describe::DescribeError::Source(error)) => return Err(error),
+    };
+    Ok(build::build(draft, description).and_then(|product| {
+        let rules = depend::analyse(&product, &product.description);
+        match rules.refusal(&product.draft.policy) {
+            None => Ok(product),
+            Some(refusal) => {
+                let (what, hint) = refusal.split_once(": ").unwrap_or((&refusal, ""));
+                Err(vec![product.draft.fault(product.draft.offset, what, hint)])
+            }
+        }
+    }))
+}
+
+/// The index of the products that follow changes.
+#[must_use]
+pub fn index(catalog: &Catalog) -> Index {
+    Index::new(catalog.ready().filter(|product| product.draft.policy.change))
+}
+
+/// Products that read a table which must not be published are broken, with the SQL that mends it.
+pub fn refuse_unpublished(catalog: &mut Catalog, index: &Index, unusable: &[Unusable]) {
+    for table in unusable {
+        for product in index.readers(table.table) {
+            let what = format!("table {} cannot be followed: {}", table.name, table.reason);
+            let hint = if table.fix.is_empty() { "read another table".to_owned() } else { format!("run {}", table.fix) };
+            let fault = product.draft.fault(product.draft.offset, what, hint);
+            match catalog.products.get_mut(product.name()) {
+                Some(Slot::Broken(faults)) => faults.push(fault),
+                Some(slot) => *slot = Slot::Broken(vec![fault]),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The tables a product's changes come from.
+#[must_use]
+pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
+    let rules = index.rules(product);
+    let tables = rules.iter().flat_map(|rules| &rules.tables).filter(|(_, rules)| rules.publishable);
+    tables.map(|(table, _)| *table).collect()
+}
+
+/// A definition and the generation it is matched under, as one fingerprint (R1).
+#[must_use]
+pub fn with_generation(definition: Fingerprint, generation: u64) -> Fingerprint {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::new().chain_update(definition.0).chain_update(generation.to_le_bytes()).finalize();
+    Fingerprint(hash.first_chunk().copied().unwrap_or_default())
+}

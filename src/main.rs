@@ -1,0 +1,7 @@
+//! Arguments → command → exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kck::cli::main()
+}

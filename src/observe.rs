@@ -1,0 +1,368 @@
+//! Everything worth noticing → logs, metrics, tests.
+//!
+//! One enum, two folds: [`Event`] becomes a log line and moves counters; tests subscribe and wait for events
+//! instead of sleeping. Nothing here holds a row's values, SQL or a secret.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    change::{Epoch, Lsn},
+    key::Key,
+};
+
+/// How many events a slow subscriber may lag behind before it loses some.
+const EVENTS_KEPT: usize = 4096;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The replication connection opened.
+    StreamOpened {
+        /// Where delivery begins.
+        at: Lsn,
+    },
+    /// The replication connection was lost and is tried again.
+    StreamLost {
+        /// Why.
+        error: String,
+        /// In how long.
+        retry: Duration,
+    },
+    /// Another process reads the slot; kck stands by.
+    StandingBy {
+        /// Who holds it, as far as the source tells.
+        holder: String,
+    },
+    /// The source's history broke: every entry is stale (R10).
+    EpochBegan {
+        /// The new one.
+        epoch: Epoch,
+        /// Why.
+        why: String,
+    },
+    /// A group was matched and its marks are durable.
+    Marked {
+        /// Its end.
+        end: Lsn,
+        /// How many transactions.
+        transactions: u64,
+        /// How many keys were marked.
+        keys: u64,
+        /// How many whole products were marked.
+        products: u64,
+    },
+    /// Products were marked as a whole before their commits were visible (R3).
+    MarkedEarly {
+        /// The newest of these commits.
+        end: Lsn,
+        /// How many transactions.
+        transactions: u64,
+    },
+    /// A key was computed and accepted.
+    Refreshed {
+        /// Which.
+        key: Key,
+        /// Whether its bytes changed.
+        changed: bool,
+    },
+    /// A statement for some keys ran.
+    Computed {
+        /// How many keys it answered.
+        keys: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A key's statement failed with the source up.
+    ComputeFailed {
+        /// Which.
+        key: Key,
+        /// The SQLSTATE, or what stands for it.
+        code: String,
+    },
+    /// A read was answered.
+    Read {
+        /// From where.
+        source: ReadSource,
+        /// Whether it said `stale`.
+        stale: bool,
+    },
+    /// Somebody had to look at a part that is down; said once when it goes and once when it comes back.
+    Part {
+        /// Which: `source`, `stream`, `store`.
+        part: &'static str,
+        /// What is wrong; `None` when it is well again.
+        trouble: Option<String>,
+    },
+    /// A product does not work.
+    ProductBroken {
+        /// Which.
+        product: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// A product is matched from this position on.
+    ProductJoined {
+        /// Which.
+        product: String,
+        /// Answered uncached until V passes this.
+        until: Lsn,
+    },
+    /// A table's definition changed under a product, which was marked as a whole (R14).
+    DefinitionChanged {
+        /// Which product.
+        product: String,
+    },
+    /// The slot held too much WAL and was given up.
+    SlotDropped {
+        /// How much it held, in bytes.
+        retained_bytes: u64,
+    },
+    /// A named point of the protocol was reached where a test asked to stop.
+    Halted {
+        /// Which.
+        point: Point,
+    },
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadSource {
+    /// Memory or the store.
+    Hit,
+    /// Computed while the reader waited.
+    Miss,
+    /// Held back until it was fresh enough.
+    Wait,
+}
+
+/// Named points of the protocol, where a crash hurts most; tests stop there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// A group is released and not yet matched.
+    Match,
+    /// A group is matched and its marks are not yet written.
+    Mark,
+    /// Marks are durable and nothing is acknowledged.
+    Acknowledge,
+    /// A result was accepted and is not yet written.
+    Put,
+}
+
+impl std::str::FromStr for Point {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "match" => Ok(Self::Match),
+            "mark" => Ok(Self::Mark),
+            "acknowledge" => Ok(Self::Acknowledge),
+            "put" => Ok(Self::Put),
+            _ => Err(format!("'{text}' is none of match, mark, acknowledge, put")),
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
+        /// What is counted; [`Counter::NAMES`] has the metric names.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Counter { $($(#[doc = $doc])* $variant,)* }
+
+        impl Counter {
+            /// Metric name and help text, in the order of the variants.
+            pub const NAMES: &[(&str, &str)] = &[$(($name, concat!($($doc),*)),)*];
+        }
+    };
+}
+
+counters! {
+    /// Row changes received from the stream.
+    Changes = "kck_changes_total",
+    /// Transactions matched.
+    Transactions = "kck_transactions_total",
+    /// Keys marked by commits.
+    Marks = "kck_marks_total",
+    /// Whole-product marks by commits.
+    ProductMarks = "kck_product_marks_total",
+    /// Statements that computed keys.
+    Batches = "kck_batches_total",
+    /// Keys computed by them.
+    Computed = "kck_computed_total",
+    /// Computations that failed.
+    ComputeFailures = "kck_compute_failures_total",
+    /// Refreshes whose bytes did not change.
+    Unchanged = "kck_unchanged_total",
+    /// Reads answered from memory or the store.
+    Hits = "kck_hits_total",
+    /// Reads that computed.
+    Misses = "kck_misses_total",
+    /// Reads that waited to be fresh enough.
+    Waits = "kck_waits_total",
+    /// Answers that said stale.
+    Stale = "kck_stale_total",
+    /// Openings of the replication connection.
+    Connections = "kck_stream_connections_total",
+    /// Barriers taken.
+    Barriers = "kck_barriers_total",
+}
+
+/// Where events go. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    counters: Vec<AtomicU64>,
+    events: broadcast::Sender<Event>,
+    halt: watch::Sender<Option<Point>>,
+    /// What is down now, and why; locked to say each change once.
+    down: Mutex<BTreeMap<&'static str, String>>,
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        let counters = Counter::NAMES.iter().map(|_| AtomicU64::new(0)).collect();
+        let events = broadcast::Sender::new(EVENTS_KEPT);
+        Self { inner: Arc::new(Inner { counters, events, halt: watch::Sender::new(None), down: Mutex::default() }) }
+    }
+}
+
+impl Observer {
+    /// Notes an event: counts it, logs it, tells whoever listens.
+    pub fn note(&self, event: Event) {
+        self.count_event(&event);
+        log(&event);
+        // Without a listener there is nobody to tell.
+        drop(self.inner.events.send(event));
+    }
+
+    /// A part is down, or well; noted when that changes.
+    pub fn part(&self, part: &'static str, trouble: Option<String>) {
+        let changed = {
+            let mut down = self.inner.down.lock().unwrap_or_else(PoisonError::into_inner);
+            match &trouble {
+                Some(trouble) => down.insert(part, trouble.clone()).is_none(),
+                None => down.remove(part).is_some(),
+            }
+        };
+        if changed {
+            self.note(Event::Part { part, trouble });
+        }
+    }
+
+    /// Every event from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    /// Adds to a counter.
+    pub fn count(&self, counter: Counter, by: u64) {
+        if let Some(cell) = self.inner.counters.get(counter as usize) {
+            cell.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    /// What a counter stands at.
+    #[must_use]
+    pub fn counted(&self, counter: Counter) -> u64 {
+        self.inner.counters.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
+    /// Makes everyone who reaches `point` wait there; `None` lets all go on.
+    pub fn halt_at(&self, point: Option<Point>) {
+        self.inner.halt.send_replace(point);
+    }
+
+    /// A named point: returns at once unless a test asked to stop here.
+    pub async fn reach(&self, point: Point) {
+        if *self.inner.halt.borrow() == Some(point) {
+            self.note(Event::Halted { point });
+            let mut halt = self.inner.halt.subscribe();
+            // The sender lives in `self`, so waiting cannot fail.
+            drop(halt.wait_for(|halt| *halt != Some(point)).await);
+        }
+    }
+
+    /// The counters in Prometheus's text format.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        for ((name, help), cell) in Counter::NAMES.iter().zip(&self.inner.counters) {
+            let value = cell.load(Ordering::Relaxed);
+            text.push_str(&format!("# HELP {name}{help}\n# TYPE {name} counter\n{name} {value}\n"));
+        }
+        text
+    }
+
+    fn count_event(&self, event: &Event) {
+        match event {
+            Event::StreamOpened { .. } => self.count(Counter::Connections, 1),
+            Event::Marked { transactions, keys, products, .. } => {
+                self.count(Counter::Transactions, *transactions);
+                self.count(Counter::Marks, *keys);
+                self.count(Counter::ProductMarks, *products);
+            }
+            Event::MarkedEarly { .. } => self.count(Counter::ProductMarks, 1),
+            Event::Refreshed { changed, .. } if !changed => self.count(Counter::Unchanged, 1),
+            Event::Computed { keys, .. } => {
+                self.count(Counter::Batches, 1);
+                self.count(Counter::Computed, *keys);
+            }
+            Event::ComputeFailed { .. } => self.count(Counter::ComputeFailures, 1),
+            Event::Read { source, stale } => {
+                let counter = match source {
+                    ReadSource::Hit => Counter::Hits,
+                    ReadSource::Miss => Counter::Misses,
+                    ReadSource::Wait => Counter::Waits,
+                };
+                self.count(counter, 1);
+                self.count(Counter::Stale, u64::from(*stale));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// ERROR: someone must look. WARN: went on, unexpectedly. INFO: rare and good to know.
+fn log(event: &Event) {
+    match event {
+        Event::StreamOpened { at } => tracing::info!(%at, "replication stream open"),
+        Event::StreamLost { error, retry } => {
+            tracing::warn!(error, ?retry, "replication stream lost");
+        }
+        Event::StandingBy { holder } => tracing::warn!(holder, "slot is taken, standing by"),
+        Event::EpochBegan { epoch, why } => {
+            tracing::warn!(epoch = epoch.0, why, "new epoch: every entry is stale until recomputed");
+        }
+        Event::ComputeFailed { key, code } => {
+            tracing::warn!(product = key.product(), code, "computing a key was refused by the source");
+        }
+        Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
+        Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
+        Event::ProductBroken { product, why } => tracing::error!(product, why, "product broken"),
+        Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
+        Event::DefinitionChanged { product } => {
+            tracing::warn!(product, "a definition it reads changed: marked as a whole");
+        }
+        Event::SlotDropped { retained_bytes } => {
+            tracing::error!(retained_bytes, "slot held too much WAL and was dropped");
+        }
+        Event::Halted { point } => tracing::warn!(?point, "halted as asked"),
+        Event::MarkedEarly { end, transactions } => {
+            tracing::warn!(%end, transactions, "commits not visible yet: their products are marked as a whole");
+        }
+        Event::Marked { .. } | Event::Refreshed { .. } | Event::Computed { .. } | Event::Read { .. } => {}
+    }
+}

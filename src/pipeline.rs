@@ -1,0 +1,105 @@
+//! The system in one screen: what the stream delivers becomes marks, V and the certificate. Read this first.
+//!
+//! Two halves run side by side, so that reading the stream never waits for the source's or the store's
+//! answers: [`receive`] folds changes into the keys they touch; [`advance`] releases what a barrier has seen,
+//! marks it durably, moves V and acknowledges. Invariant: a commit is acknowledged only after every key it
+//! touches is durably marked, so a crash repeats work and never loses it (R3).
+
+use std::{convert::Infallible, sync::Arc};
+
+use tokio::sync::watch;
+
+use crate::{
+    advance::{Inbox, Step},
+    capture::{self, Event as Delivered, Stream},
+    depend::Index,
+    observe::{Counter, Observer, Point},
+    progress::Progress,
+    recompute,
+};
+
+/// What the pipeline ties together.
+pub struct Pipeline {
+    /// Where changes come from.
+    pub stream: Box<dyn Stream>,
+    /// Which change touches what, as it is now.
+    pub index: watch::Receiver<Arc<Index>>,
+    /// What has arrived and is not released yet.
+    pub inbox: Arc<Inbox>,
+    /// The steps from a barrier to an acknowledgement.
+    pub step: Step,
+    /// Marks, and what is computed again.
+    pub recompute: recompute::Handle,
+    /// How far kck is, for everyone.
+    pub progress: watch::Sender<Progress>,
+    /// Where events go.
+    pub observer: Observer,
+}
+
+/// Runs until the stream ends for good.
+///
+/// # Errors
+/// Why it ended.
+pub async fn run(pipeline: Pipeline) -> Result<Infallible, capture::Error> {
+    let Pipeline { stream, index, inbox, step, recompute, progress, observer } = pipeline;
+    tokio::select! {
+        ended = receive(stream, &inbox, &index, &recompute, &progress, &observer) => ended,
+        never = advance(step, &inbox, &recompute, &observer) => match never {},
+    }
+}
+
+/// Stream → pending. When too much is pending the log waits in the source.
+async fn receive(
+    mut stream: Box<dyn Stream>,
+    inbox: &Inbox,
+    index: &watch::Receiver<Arc<Index>>,
+    recompute: &recompute::Handle,
+    progress: &watch::Sender<Progress>,
+    observer: &Observer,
+) -> Result<Infallible, capture::Error> {
+    let mut matched_by = Arc::clone(&index.borrow());
+    loop {
+        inbox.room().await;
+        match stream.next().await? {
+            Delivered::Opened { at, pid } => {
+                // What statements saw beyond this is not known to have survived (R10).
+                recompute.ledger().disconnected(inbox.pending().received());
+                inbox.opened(at, pid);
+                progress.send_modify(|progress| progress.connection += 1);
+            }
+            Delivered::Change(change) => {
+                observer.count(Counter::Changes, 1);
+                inbox.pending().change(&matched_by, &change);
+            }
+            Delivered::Commit(transaction) => {
+                inbox.commit(&transaction);
+                // Products that join are matched by their rules from the next transaction on (R1).
+                matched_by = Arc::clone(&index.borrow());
+            }
+            Delivered::Idle(position) => inbox.idle(position),
+        }
+    }
+}
+
+/// Pending → marks → V → acknowledged.
+async fn advance(
+    mut step: Step,
+    inbox: &Inbox,
+    recompute: &recompute::Handle,
+    observer: &Observer,
+) -> Infallible {
+    loop {
+        step.pause(inbox).await; // something arrived, somebody waits, or the time is up
+        let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
+        let group = inbox.release(&barrier.snapshot); //               visible, in commit order
+        observer.reach(Point::Match).await;
+        let marks = recompute.mark(&group.keys, &group.products); // R2: against the ledger, only now
+        observer.reach(Point::Mark).await;
+        step.write(&marks).await; //                                   R3: durable, however long the store takes
+        observer.reach(Point::Acknowledge).await;
+        step.settle(inbox, &barrier, &group, &marks); //               V, F and the certificate (R7, R8)
+        recompute.wake(&marks);
+        step.mark_early(inbox).await; //                               R3: commits that wait for us to be visible
+        step.acknowledge(inbox).await; //                              R14: recorded before it is sent
+    }
+}

@@ -1,0 +1,558 @@
+//! What Postgres says of a product: a draft → a [`Description`].
+//!
+//! The statement becomes a temporary view in a transaction that is rolled back; its rule tree, and the trees of
+//! the views, functions and policies below it, name by oid everything that is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::{
+    Client, Row, Statement, Transaction,
+    error::ErrorPosition,
+    types::{Kind as WireKind, Type as WireType},
+};
+
+use super::{
+    Error,
+    catalogue::{self, Objects},
+};
+use crate::{
+    change::TableId,
+    description::{Description, Function, OutputColumn, Table, Type},
+    product::{Draft, Fault},
+};
+
+/// Far more than statements have; a limit on what a catalogue may make kck read.
+const OBJECTS_MAX: usize = 10_000;
+/// How often a catalogue that changes meanwhile is read again.
+const TRIES_MAX: usize = 5;
+
+const VIEW: &str = "pg_temp.kck_described_product";
+
+/// Why a product has no description.
+#[derive(Debug, thiserror::Error)]
+pub enum DescribeError {
+    /// The product's fault.
+    #[error("{0}")]
+    Refused(Box<Fault>),
+    /// Nothing can be said of the product for now.
+    #[error(transparent)]
+    Source(#[from] Error),
+}
+
+/// Asks Postgres what the statement of a draft means. The connection has kck's settings.
+///
+/// # Errors
+/// [`DescribeError`]
+pub async fn describe(client: &mut Client, draft: &Draft) -> Result<Description, DescribeError> {
+    let mut base = Description::default();
+    let (parameters, columns) = types(client, draft).await?;
+    base.parameters = parameters;
+    base.columns = columns;
+    match in_transaction(client, draft, &base, true).await {
+        Err(Failed::NoView(why)) => {
+            base.note = Some(format!("no temporary view can be made of it: {why}"));
+            in_transaction(client, draft, &base, false).await.map_err(DescribeError::from)
+        }
+        other => other.map_err(DescribeError::from),
+    }
+}
+
+/// Why a transaction gave nothing.
+enum Failed {
+    NoView(String),
+    Refused(Box<Fault>),
+    Source(Error),
+}
+
+impl From<Failed> for DescribeError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(fault) => Self::Refused(fault),
+            Failed::Source(error) => Self::Source(error),
+            Failed::NoView(message) => Self::Source(Error::Statement {
+                sqlstate: "XX000".to_owned(),
+                message,
+                position: None,
+            }),
+        }
+    }
+}
+
+fn fail(error: tokio_postgres::Error) -> Failed {
+    Failed::Source(Error::from_postgres("describe a product", error))
+}
+
+/// The types of parameters and columns. Parameters of which nothing is said are inferred first, and then the
+/// statement is read again with all of them, as it will run.
+async fn types(
+    client: &Client,
+    draft: &Draft,
+) -> Result<(Vec<Type>, Vec<OutputColumn>), DescribeError> {
+    let mut said = Vec::with_capacity(draft.parameters.len());
+    let mut modifiers = Vec::with_capacity(draft.parameters.len());
+    for parameter in &draft.parameters {
+        let (type_, modifier) = match &parameter.type_name {
+            Some(name) => said_type(client, name)
+                .await
+                .map_err(|error| refused(draft, error, |_| parameter.offset))?,
+            None => (WireType::UNKNOWN, -1),
+        };
+        said.push(type_);
+        modifiers.push(modifier);
+    }
+    let numbered = |index: usize| format!("${}", index + 1);
+    let sql = draft.sql(numbered);
+    let at = |position: usize| draft.offset_of(position, numbered);
+    let mut prepared =
+        client.prepare_typed(&sql, &said).await.map_err(|error| refused(draft, error, at))?;
+    if said.contains(&WireType::UNKNOWN) {
+        let inferred = prepared.params().to_vec();
+        prepared = client
+            .prepare_typed(&sql, &inferred)
+            .await
+            .map_err(|error| refused(draft, error, at))?;
+    }
+    let parameters = prepared.params().iter().map(WireType::oid).zip(modifiers).collect();
+    let parameters = named_types(client, parameters).await?;
+    let columns = named_types(client, column_types(&prepared)).await?;
+    let names = prepared.columns().iter().map(|column| column.name().to_owned());
+    let columns = names.zip(columns).map(|(name, type_)| OutputColumn { name, type_ }).collect();
+    Ok((parameters, columns))
+}
+
+/// A type that the header names, with its modifier.
+async fn said_type(client: &Client, name: &str) -> Result<(WireType, i32), tokio_postgres::Error> {
+    let row = client.query_typed_one("select $1::regtype::oid", &[(&name, WireType::TEXT)]).await?;
+    let oid: u32 = row.try_get(0)?;
+    let type_ = WireType::from_oid(oid)
+        .unwrap_or_else(|| WireType::new(name.to_owned(), oid, WireKind::Simple, String::new()));
+    // The file's own text, which product::parse found to be a type and nothing else. A domain would answer with
+    // what it is made of: its modifier is no part of its name.
+    let prepared = client.prepare(&format!("select null::{name}")).await?;
+    let column = prepared.columns().first().filter(|column| column.type_().oid() == oid);
+    Ok((type_, column.map_or(-1, tokio_postgres::Column::type_modifier)))
+}
+
+fn column_types(prepared: &Statement) -> Vec<(u32, i32)> {
+    prepared.columns().iter().map(|column| (column.type_().oid(), -1)).collect()
+}
+
+async fn named_types(client: &Client, types: Vec<(u32, i32)>) -> Result<Vec<Type>, Error> {
+    let fail = |error| Error::from_postgres("name types", error);
+    let (oids, modifiers): (Vec<u32>, Vec<i32>) = types.into_iter().unzip();
+    let sql = include_str!("../../sql/postgres/describe_types.sql");
+    let rows = client.query(sql, &[&oids, &modifiers]).await.map_err(fail)?;
+    let read =
+        |row: &Row| Ok(Type { oid: row.try_get(0)?, name: row.try_get(1)?, kind: letter(row, 2)? });
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(fail)
+}
+
+/// A `"char"` of the catalogue, asked for as text.
+fn letter(row: &Row, column: usize) -> Result<char, tokio_postgres::Error> {
+    let text: &str = row.try_get(column)?;
+    Ok(text.chars().next().unwrap_or(' '))
+}
+
+/// Sorts what Postgres said to the statement: its fault, or the source's.
+fn refused(
+    draft: &Draft,
+    error: tokio_postgres::Error,
+    offset: impl Fn(usize) -> usize,
+) -> DescribeError {
+    let Some(said) = error.as_db_error() else {
+        return Error::from_postgres("describe a product", error).into();
+    };
+    if !is_of_the_statement(said.code().code()) {
+        return Error::from_postgres("describe a product", error).into();
+    }
+    let offset = match said.position() {
+        Some(ErrorPosition::Original(position)) => {
+            offset(usize::try_from(*position).unwrap_or(1).saturating_sub(1))
+        }
+        // What cannot be inferred has no position.
+        _ => {
+            let numbered = |index: usize| said.message().ends_with(&format!(" ${}", index + 1));
+            let named = (0..draft.parameters.len()).find(|index| numbered(*index));
+            let parameter = named.and_then(|index| draft.parameters.get(index));
+            parameter.map_or_else(|| offset(0), |parameter| parameter.offset)
+        }
+    };
+    let hint = match (said.hint(), said.code().code()) {
+        (Some(hint), _) => hint.to_owned(),
+        (None, "42P01" | "42703" | "42883" | "3F000") => {
+            "check the name, and the search_path of kck's role".to_owned()
+        }
+        (None, "42P18") => "say its type in params".to_owned(),
+        (None, "42704") => "write a type that the source has".to_owned(),
+        (None, "42501") => "grant kck's role what it needs to read this".to_owned(),
+        (None, _) => "try the statement in psql".to_owned(),
+    };
+    let names = draft.parameters.iter().enumerate().rev();
+    let message = names.fold(said.message().to_owned(), |message, (index, parameter)| {
+        message.replace(&format!("${}", index + 1), &format!(":{}", parameter.name))
+    });
+    DescribeError::Refused(Box::new(draft.fault(offset, message, hint)))
+}
+
+/// Syntax, names, rights and types; values; what is not supported; what only reads; schemas; too complex.
+fn is_of_the_statement(sqlstate: &str) -> bool {
+    ["42", "22", "0A", "25", "3F", "54"].iter().any(|class| sqlstate.starts_with(class))
+}
+
+async fn in_transaction(
+    client: &mut Client,
+    draft: &Draft,
+    base: &Description,
+    with_view: bool,
+) -> Result<Description, Failed> {
+    let transaction =
+        client.build_transaction().read_only(!with_view).start().await.map_err(fail)?;
+    let view = if with_view { Some(make_view(&transaction, draft, base).await?) } else { None };
+    let mut before = None;
+    for _ in 0..TRIES_MAX {
+        let read = read(&transaction, draft, base, view.as_ref()).await?;
+        // Each question sees the catalogue of its own moment: what is read twice alike was so throughout.
+        if before.as_ref() == Some(&read) {
+            transaction.rollback().await.map_err(fail)?;
+            return Ok(read);
+        }
+        before = Some(read);
+    }
+    let message = "its tables or views change while they are described".to_owned();
+    Err(Failed::Source(Error::Statement { sqlstate: "55000".to_owned(), message, position: None }))
+}
+
+struct View {
+    oid: u32,
+    tree: String,
+}
+
+async fn make_view(
+    transaction: &Transaction<'_>,
+    draft: &Draft,
+    base: &Description,
+) -> Result<View, Failed> {
+    let sql = draft.sql(|index| {
+        let type_ = base.parameters.get(index).map_or("text", |type_| type_.name.as_str());
+        format!("(pg_catalog.current_setting('kck.p{}')::{type_})", index + 1)
+    });
+    // Columns of an answer may have equal names, those of a view may not.
+    let columns: Vec<_> = (1..=base.columns.len()).map(|number| format!("c{number}")).collect();
+    let list = if columns.is_empty() { String::new() } else { format!("({})", columns.join(", ")) };
+    let made =
+        transaction.execute(&format!("create temporary view {VIEW} {list} as {sql}"), &[]).await;
+    if let Err(error) = made {
+        return match error.as_db_error() {
+            // No right to make one, columns of a type that no relation has, a source that only reads.
+            Some(said) if is_of_the_statement(said.code().code()) => {
+                Err(Failed::NoView(said.message().to_owned()))
+            }
+            _ => Err(fail(error)),
+        };
+    }
+    let row =
+        transaction.query_one("select $1::text::regclass::oid", &[&VIEW]).await.map_err(fail)?;
+    let oid: u32 = row.try_get(0).map_err(fail)?;
+    let sql = include_str!("../../sql/postgres/describe_view.sql");
+    let tree = transaction.query_one(sql, &[&oid]).await.map_err(fail)?.try_get(0).map_err(fail)?;
+    Ok(View { oid, tree })
+}
+
+async fn read(
+    transaction: &Transaction<'_>,
+    draft: &Draft,
+    base: &Description,
+    view: Option<&View>,
+) -> Result<Description, Failed> {
+    let mut reads = Reads::default();
+    match view {
+        Some(view) => {
+            reads.skip = view.oid;
+            reads.tree(&view.tree, Reader::CURRENT);
+        }
+        None => mentioned(transaction, draft, &mut reads).await?,
+    }
+    close(transaction, &mut reads).await?;
+    let mut description = Description { tree: view.map(|view| view.tree.clone()), ..base.clone() };
+    tables(transaction, draft, &reads, &mut description).await?;
+    functions(transaction, &reads, &mut description).await?;
+    operators(transaction, &reads, &mut description).await?;
+    description.view_trees = reads.view_trees;
+    let objects = Objects::of(&description);
+    let catalogue = catalogue::look(transaction, catalogue::QUESTION, &objects)
+        .await
+        .map_err(Failed::Source)?;
+    description.catalogue = catalogue.fingerprint(&objects);
+    description.definitions = catalogue.definitions(&objects);
+    Ok(description)
+}
+
+/// Who reads, and whether by a name in a tree that `depend` follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Reader {
+    /// 0 is the current role.
+    role: u32,
+    named: bool,
+}
+
+impl Reader {
+    const CURRENT: Self = Self { role: 0, named: true };
+}
+
+/// What is read, as far as it is known.
+#[derive(Default)]
+struct Reads {
+    /// The temporary view itself: rule trees name the view they belong to.
+    skip: u32,
+    relations: BTreeSet<(u32, Reader)>,
+    functions: BTreeSet<u32>,
+    operators: BTreeSet<u32>,
+    collations: BTreeSet<u32>,
+    view_trees: BTreeMap<u32, String>,
+}
+
+impl Reads {
+    fn tree(&mut self, tree: &str, reader: Reader) {
+        for (field, number) in tree_numbers(tree) {
+            match field {
+                "relid" => self.relation(number, reader),
+                "funcid" | "opfuncid" | "aggfnoid" | "winfnoid" => self.function(number),
+                "opno" | "opnos" | "eqop" | "sortop" | "cycle_mark_neop" => {
+                    self.operators.insert(number);
+                }
+                _ if field.contains("coll") => {
+                    self.collations.insert(number);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn relation(&mut self, oid: u32, reader: Reader) {
+        if oid != 0 && oid != self.skip {
+            self.relations.insert((oid, reader));
+        }
+    }
+
+    fn function(&mut self, oid: u32) {
+        if oid != 0 {
+            self.functions.insert(oid);
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.relations.len() + self.functions.len() + self.operators.len()
+    }
+}
+
+/// Follows views, policies, function bodies and operators until nothing new comes.
+async fn close(transaction: &Transaction<'_>, reads: &mut Reads) -> Result<(), Failed> {
+    let sql = include_str!("../../sql/postgres/describe_reads.sql");
+    let question = transaction.prepare(sql).await.map_err(fail)?;
+    let mut known = 0;
+    while known < reads.count() {
+        known = reads.count();
+        if known > OBJECTS_MAX {
+            let message = format!("it reads more than {OBJECTS_MAX} objects");
+            return Err(Failed::Source(Error::Statement {
+                sqlstate: "54000".to_owned(),
+                message,
+                position: None,
+            }));
+        }
+        for named in [true, false] {
+            let relations = reads.relations.iter().filter(|(_, reader)| reader.named == named);
+            let (oids, roles): (Vec<u32>, Vec<u32>) =
+                relations.map(|(oid, reader)| (*oid, reader.role)).unzip();
+            let functions: Vec<u32> = reads.functions.iter().copied().collect();
+            let operators: Vec<u32> = reads.operators.iter().copied().collect();
+            let rows = transaction
+                .query(&question, &[&oids, &roles, &functions, &operators])
+                .await
+                .map_err(fail)?;
+            // Trees first: what else is recorded of them counts only where they do not name it.
+            for trees in [true, false] {
+                for row in &rows {
+                    absorb(reads, row, named, trees).map_err(fail)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes in one row of `describe_reads.sql`, if it is a tree, or if it is not one.
+fn absorb(
+    reads: &mut Reads,
+    row: &Row,
+    named: bool,
+    trees: bool,
+) -> Result<(), tokio_postgres::Error> {
+    let (kind, oid): (&str, u32) = (row.try_get(0)?, row.try_get(1)?);
+    let (tree, role): (Option<&str>, u32) = (row.try_get(2)?, row.try_get(3)?);
+    match (kind, tree) {
+        ("view", Some(tree)) if trees => {
+            reads.tree(tree, Reader { role, named });
+            reads.view_trees.insert(oid, tree.to_owned());
+        }
+        (_, Some(tree)) if trees => reads.tree(tree, Reader { role, named: false }),
+        ("relation", None) if !trees && !reads.relations.iter().any(|(known, _)| *known == oid) => {
+            reads.relation(oid, Reader { role, named: false });
+        }
+        ("function", None) if !trees => reads.function(oid),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Without a tree: whatever the statement's names may stand for.
+async fn mentioned(
+    transaction: &Transaction<'_>,
+    draft: &Draft,
+    reads: &mut Reads,
+) -> Result<(), Failed> {
+    let sql = include_str!("../../sql/postgres/describe_mentions.sql");
+    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<String>>();
+    let Some(mentions) = &draft.mentions else {
+        let hint = "grant kck's role TEMP on the database, or nest the statement less";
+        let fault = draft.fault(draft.offset, "nobody can tell which tables it reads", hint);
+        return Err(Failed::Refused(Box::new(fault)));
+    };
+    let (relations, functions) = (list(&mentions.relations), list(&mentions.functions));
+    let (columns, operators) = (list(&mentions.columns), list(&mentions.operators));
+    let rows = transaction
+        .query(sql, &[&relations, &functions, &columns, &operators])
+        .await
+        .map_err(fail)?;
+    for row in rows {
+        let (kind, oid): (&str, u32) =
+            (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
+        match kind {
+            "relation" => reads.relation(oid, Reader { role: 0, named: false }),
+            _ => reads.function(oid),
+        }
+    }
+    Ok(())
+}
+
+async fn tables(
+    transaction: &Transaction<'_>,
+    draft: &Draft,
+    reads: &Reads,
+    description: &mut Description,
+) -> Result<(), Failed> {
+    let oids: Vec<u32> = reads.relations.iter().map(|(oid, _)| *oid).collect();
+    let roles: Vec<u32> = reads.relations.iter().map(|(_, reader)| reader.role).collect();
+    let named: Vec<bool> = reads.relations.iter().map(|(_, reader)| reader.named).collect();
+    let sql = include_str!("../../sql/postgres/describe_tables.sql");
+    let rows = transaction.query(sql, &[&oids, &roles, &named]).await.map_err(fail)?;
+    for row in &rows {
+        let (table, readable) = table(row).map_err(fail)?;
+        if !readable {
+            let what = format!("kck's role may not read {}.{}", table.schema, table.name);
+            let hint = format!("grant select on {}.{} to it", table.schema, table.name);
+            return Err(Failed::Refused(Box::new(draft.fault(draft.offset, what, hint))));
+        }
+        description.tables.push(table);
+    }
+    Ok(())
+}
+
+fn table(row: &Row) -> Result<(Table, bool), tokio_postgres::Error> {
+    let numbers: Vec<i16> = row.try_get("numbers")?;
+    let names: Vec<String> = row.try_get("names")?;
+    let types: Vec<u32> = row.try_get("types")?;
+    let table = Table {
+        id: TableId(row.try_get(0)?),
+        schema: row.try_get(1)?,
+        name: row.try_get(2)?,
+        kind: letter(row, 3)?,
+        persistence: letter(row, 4)?,
+        system: row.try_get("system")?,
+        row_security: row.try_get("row_security")?,
+        identity: row.try_get("identity")?,
+        indirect: row.try_get("indirect")?,
+        columns: numbers.into_iter().zip(names.into_iter().zip(types)).collect(),
+    };
+    Ok((table, row.try_get("readable")?))
+}
+
+async fn functions(
+    transaction: &Transaction<'_>,
+    reads: &Reads,
+    description: &mut Description,
+) -> Result<(), Failed> {
+    let oids: Vec<u32> = reads.functions.iter().copied().collect();
+    let sql = include_str!("../../sql/postgres/describe_functions.sql");
+    let rows = transaction.query(sql, &[&oids]).await.map_err(fail)?;
+    let read = |row: &Row| {
+        Ok(Function {
+            oid: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            name: row.try_get(2)?,
+            volatility: letter(row, 3)?,
+            language: row.try_get(4)?,
+        })
+    };
+    description.functions = rows.iter().map(read).collect::<Result<_, _>>().map_err(fail)?;
+    Ok(())
+}
+
+async fn operators(
+    transaction: &Transaction<'_>,
+    reads: &Reads,
+    description: &mut Description,
+) -> Result<(), Failed> {
+    let oids: Vec<u32> = reads.operators.iter().copied().collect();
+    let sql = include_str!("../../sql/postgres/describe_equalities.sql");
+    for row in transaction.query(sql, &[&oids]).await.map_err(fail)? {
+        let types = (row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?);
+        description.equalities.insert(row.try_get(0).map_err(fail)?, types);
+    }
+    let oids: Vec<u32> = reads.collations.iter().copied().collect();
+    let sql = include_str!("../../sql/postgres/describe_collations.sql");
+    for row in transaction.query(sql, &[&oids]).await.map_err(fail)? {
+        description.nondeterministic_collations.push(row.try_get(0).map_err(fail)?);
+    }
+    Ok(())
+}
+
+/// Every number of a node tree with the field that it stands under: `:relid 16384`, `:opnos (o 96 97)`.
+///
+/// A text in a tree may look like a field; so there may be more here than the tree means, never less.
+pub(super) fn tree_numbers(tree: &str) -> impl Iterator<Item = (&str, u32)> {
+    let mut field = "";
+    tree.split_ascii_whitespace().filter_map(move |word| {
+        if let Some(name) = word.strip_prefix(':') {
+            field = name;
+            return None;
+        }
+        word.trim_matches(['(', ')', '{', '}']).parse().ok().map(|number| (field, number))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_a_tree_have_their_field() {
+        let tree = "({QUERY :rtable ({RTE :relid 16384 :inh true}) :quals {OPEXPR :opno 96 :args ({VAR :varno 1}) \
+                    :location -1} :rowcompare {X :opnos (o 97 410)} :utilityStmt <>})";
+        let numbers: Vec<_> = tree_numbers(tree).collect();
+        assert_eq!(
+            numbers,
+            [("relid", 16_384), ("opno", 96), ("varno", 1), ("opnos", 97), ("opnos", 410)]
+        );
+    }
+
+    #[test]
+    fn reads_are_taken_from_fields() {
+        let mut reads = Reads { skip: 5, ..Reads::default() };
+        reads.tree(":relid 5 :relid 7 :funcid 0 :aggfnoid 2803 :eqop 96 :inputcollid 100 :funccolcollations (o 12)", Reader::CURRENT);
+        assert_eq!(reads.relations, BTreeSet::from([(7, Reader::CURRENT)]));
+        assert_eq!(reads.functions, BTreeSet::from([2803]));
+        assert_eq!(reads.operators, BTreeSet::from([96]));
+        assert_eq!(reads.collations, BTreeSet::from([12, 100]));
+    }
+}

@@ -1,0 +1,214 @@
+//! Postgres: questions to the source, one file a question.
+//!
+//! [`Source`] makes connections and checks that each is still to the same history (R10); the files beside it
+//! each ask one thing. This folder knows the vocabulary only, never a stage.
+
+use std::{
+    sync::{Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+    time::Duration,
+};
+
+use tokio_postgres::Client;
+
+pub mod address;
+pub mod barrier;
+pub mod canonical;
+pub mod catalogue;
+pub mod connect;
+pub mod describe;
+pub mod error;
+pub mod publication;
+pub mod run;
+pub mod slot;
+pub mod tls;
+
+pub use error::Error;
+pub use slot::History;
+
+/// The source: where it is, and which history its connections must belong to.
+pub struct Source {
+    address: address::Address,
+    expected: Mutex<Option<History>>,
+    /// Counts changes of `expected`: connections of an earlier count are closed.
+    count: AtomicU64,
+}
+
+impl Source {
+    /// A source whose history is not known yet: any is taken.
+    #[must_use]
+    pub fn new(address: address::Address) -> Self {
+        Self { address, expected: Mutex::new(None), count: AtomicU64::new(0) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &address::Address {
+        &self.address
+    }
+
+    /// From now on only connections to this history are made.
+    pub fn expect(&self, history: History) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if expected.as_ref() != Some(&history) {
+            *expected = Some(history);
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts the histories so far.
+    #[must_use]
+    pub fn history(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// A connection of this role with kck's settings, to whatever history answers there.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn connect_to_any(&self, role: &str, settings: &[(&str, &str)]) -> Result<Client, Error> {
+        connect::connect(&self.address, role, settings).await
+    }
+
+    /// A connection of this role with kck's settings, checked to be to the expected history's primary.
+    ///
+    /// # Errors
+    /// What the source said, or [`Error::Refused`] for another history or a standby.
+    pub async fn connect(&self, role: &str, settings: &[(&str, &str)]) -> Result<Client, Error> {
+        let client = self.connect_to_any(role, settings).await?;
+        let facts = slot::facts(&client).await?;
+        let refused = |message: String, hint: &str| Error::Refused {
+            action: "check the source",
+            sqlstate: String::new(),
+            message,
+            hint: hint.to_owned(),
+        };
+        if facts.in_recovery {
+            return Err(refused("the source is a standby".to_owned(), "give the address of the primary"));
+        }
+        let found = facts.history;
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match expected {
+            Some(expected) if expected != found => Err(refused(
+                format!("the source is another server or timeline: {found:?}, not {expected:?}"),
+                "restart kck: it begins a new epoch",
+            )),
+            _ => Ok(client),
+        }
+    }
+}
+
+/// The connection for kck's own small questions; opened when needed, and again when it was lost.
+pub struct Housekeeping {
+    source: std::sync::Arc<Source>,
+    open: Option<Open>,
+}
+
+struct Open {
+    client: Client,
+    barrier: tokio_postgres::Statement,
+    catalogue: Option<tokio_postgres::Statement>,
+}
+
+/// No small question takes longer; one that does is given up with its connection.
+const QUESTION_AT_MOST: Duration = Duration::from_secs(30);
+
+impl Housekeeping {
+    /// Nothing is opened yet.
+    #[must_use]
+    pub fn new(source: std::sync::Arc<Source>) -> Self {
+        Self { source, open: None }
+    }
+
+    /// Takes a barrier.
+    ///
+    /// # Errors
+    /// What the source said; the next call opens a new connection.
+    pub async fn barrier(&mut self) -> Result<barrier::Barrier, Error> {
+        let open = self.open().await?;
+        let answer = within(barrier::take(&open.client, &open.barrier)).await;
+        self.judge(answer)
+    }
+
+    /// Makes the source flush its log up to now.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn nudge(&mut self) -> Result<(), Error> {
+        let open = self.open().await?;
+        let answer = within(barrier::nudge(&open.client)).await;
+        self.judge(answer)
+    }
+
+    /// Looks at the definitions of these objects.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn catalogue(&mut self, objects: &catalogue::Objects) -> Result<catalogue::Catalogue, Error> {
+        let open = self.open().await?;
+        let question = match &open.catalogue {
+            Some(question) => question,
+            None => {
+                let prepared = open.client.prepare(catalogue::QUESTION).await;
+                open.catalogue.insert(prepared.map_err(|error| Error::from_postgres("prepare the look at the catalogue", error))?)
+            }
+        };
+        let answer = within(catalogue::look(&open.client, question, objects)).await;
+        self.judge(answer)
+    }
+
+    /// Whether the walsender with this process id counts as a synchronous standby.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn is_standby(&mut self, pid: i32) -> Result<bool, Error> {
+        let open = self.open().await?;
+        let answer = within(slot::sync_state(&open.client, pid)).await;
+        let state = self.judge(answer)?;
+        Ok(matches!(state.as_deref(), Some("sync" | "quorum" | "potential")))
+    }
+
+    /// The connection, for a question of another file.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn client(&mut self) -> Result<&mut Client, Error> {
+        Ok(&mut self.open().await?.client)
+    }
+
+    async fn open(&mut self) -> Result<&mut Open, Error> {
+        if self.open.as_ref().is_none_or(|open| open.client.is_closed()) {
+            // A missing standby must not hold kck's own small writes up.
+            let settings = [("synchronous_commit", "local"), ("statement_timeout", "20s")];
+            let client = self.source.connect("housekeeping", &settings).await?;
+            let barrier = barrier::prepare(&client).await?;
+            self.open = Some(Open { client, barrier, catalogue: None });
+        }
+        self.open.as_mut().ok_or(Error::Refused {
+            action: "open the housekeeping connection",
+            sqlstate: String::new(),
+            message: "it closed at once".to_owned(),
+            hint: String::new(),
+        })
+    }
+
+    fn judge<T>(&mut self, answer: Result<T, Error>) -> Result<T, Error> {
+        if matches!(answer, Err(Error::Gone { .. } | Error::Unreachable { .. })) {
+            self.open = None;
+        }
+        answer
+    }
+}
+
+async fn within<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(QUESTION_AT_MOST, question).await {
+        Ok(answer) => answer,
+        Err(elapsed) => Err(Error::Gone { action: "ask the source", source: elapsed.into() }),
+    }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn describe_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

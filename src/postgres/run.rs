@@ -1,0 +1,138 @@
+//! Runs product statements on connections that only read: each in a snapshot of its own (REPEATABLE READ), so
+//! that functions which query see what the statement sees.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio_postgres::{Client, Statement, types::ToSql};
+
+use super::{Error, Source};
+
+/// Statements kept prepared on one connection.
+const PREPARED_KEPT: usize = 256;
+
+/// One key's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Which key of the call, from 1.
+    pub ordinal: i64,
+    /// The JSON.
+    pub value: Bytes,
+    /// `pg_current_snapshot()` of the statement.
+    pub snapshot: String,
+    /// The insert position.
+    pub insert: String,
+    /// The source's clock when the statement began.
+    pub time_us: i64,
+}
+
+struct Connection {
+    client: Client,
+    prepared: HashMap<String, Statement>,
+    /// The history that the connection was checked against (R10).
+    history: u64,
+}
+
+/// A bounded number of connections that only read, made when they are needed.
+pub struct Pool {
+    source: Arc<Source>,
+    statement_timeout: Duration,
+    places: Semaphore,
+    /// Locked to take or give back a connection.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    /// At most `connections` at once; each statement is given up by the source after `statement_timeout`.
+    #[must_use]
+    pub fn new(source: Arc<Source>, connections: usize, statement_timeout: Duration) -> Self {
+        Self { source, statement_timeout, places: Semaphore::new(connections.max(1)), idle: Mutex::default() }
+    }
+
+    /// Runs a statement whose parameters are all text.
+    ///
+    /// # Errors
+    /// [`Error::Statement`] when the statement failed with the source up; the connection is kept then.
+    pub async fn run(&self, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+        let place = self.places.acquire().await;
+        let _place = place.map_err(|closed| Error::Gone { action: "run a product", source: closed.into() })?;
+        let mut connection = self.connection().await?;
+        let result = query(&mut connection, sql, arguments).await;
+        let usable = matches!(&result, Ok(_) | Err(Error::Statement { .. }));
+        if usable && !connection.client.is_closed() && connection.history == self.source.history() {
+            self.idle().push(connection);
+        }
+        result
+    }
+
+    async fn connection(&self) -> Result<Connection, Error> {
+        let history = self.source.history();
+        let idle = {
+            let mut idle = self.idle();
+            idle.retain(|connection| connection.history == history && !connection.client.is_closed());
+            idle.pop()
+        };
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let timeout = self.statement_timeout.as_millis().to_string();
+        let settings = [
+            ("default_transaction_read_only", "on"),
+            ("default_transaction_isolation", "repeatable read"),
+            ("statement_timeout", timeout.as_str()),
+        ];
+        let client = self.source.connect("work", &settings).await?;
+        Ok(Connection { client, prepared: HashMap::new(), history })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A plan that DDL has made impossible ("cached plan must not change result type") is prepared anew, once.
+const STALE_PLAN: &str = "0A000";
+
+async fn query(connection: &mut Connection, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+    let was_prepared = connection.prepared.contains_key(sql);
+    match query_once(connection, sql, arguments).await {
+        Err(Error::Statement { sqlstate, .. }) if was_prepared && sqlstate == STALE_PLAN => {
+            connection.prepared.remove(sql);
+            query_once(connection, sql, arguments).await
+        }
+        other => other,
+    }
+}
+
+async fn query_once(connection: &mut Connection, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+    let fail = |error| Error::from_postgres("run a product", error);
+    let statement = match connection.prepared.get(sql) {
+        Some(statement) => statement.clone(),
+        None => {
+            if connection.prepared.len() >= PREPARED_KEPT {
+                connection.prepared.clear();
+            }
+            let statement = connection.client.prepare(sql).await.map_err(fail)?;
+            connection.prepared.insert(sql.to_owned(), statement.clone());
+            statement
+        }
+    };
+    let arguments: Vec<&(dyn ToSql + Sync)> = arguments.iter().map(|argument| argument as _).collect();
+    let rows = connection.client.query(&statement, &arguments).await.map_err(fail)?;
+    rows.iter()
+        .map(|row| {
+            Ok(Row {
+                ordinal: row.try_get(0).map_err(fail)?,
+                value: Bytes::from(row.try_get::<_, String>(1).map_err(fail)?),
+                snapshot: row.try_get(2).map_err(fail)?,
+                insert: row.try_get(3).map_err(fail)?,
+                time_us: row.try_get(4).map_err(fail)?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,492 @@
+//! Policy: the TOML of a product's leading comment → checked settings.
+
+use std::{ops::Range, path::Path, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{Eager, Fault, ParameterSpec, Policy, ResultKind, Stale, parse};
+
+const SETTINGS: [&str; 12] = [
+    "description",
+    "refresh",
+    "expire",
+    "stale",
+    "result",
+    "params",
+    "eager",
+    "min_interval",
+    "rls",
+    "warm",
+    "auth",
+    "source",
+];
+
+/// The longest time a setting may name, in milliseconds: a hundred years.
+const MILLISECONDS_MAX: u64 = 36_525 * 86_400_000;
+
+/// What a header says.
+#[derive(Debug, Default)]
+pub(super) struct Header {
+    /// The settings.
+    pub(super) policy: Policy,
+    /// `params`, in the order they are written; `None` where the header has none.
+    pub(super) parameters: Option<Vec<ParameterSpec>>,
+}
+
+/// Reads the header that lies at `range` of the file's text.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn read(file: &Path, text: &str, range: Range<usize>) -> Result<Header, Vec<Fault>> {
+    let toml = text.get(range.clone()).unwrap_or_default();
+    let mut reader = Reader { file, text, start: range.start, faults: Vec::new() };
+    let mut header = Header::default();
+    match DeTable::parse(toml) {
+        Ok(table) => {
+            for (key, value) in table.get_ref() {
+                reader.setting(&mut header, key, value);
+            }
+        }
+        Err(error) => {
+            let at = error.span().unwrap_or_default();
+            let hint = "the comment `/* kck … */` holds TOML, and the first `*/` ends it";
+            reader.fault(&at, error.message().replace('\n', ", "), hint);
+        }
+    }
+    if reader.faults.is_empty() { Ok(header) } else { Err(reader.faults) }
+}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+struct Reader<'a> {
+    file: &'a Path,
+    text: &'a str,
+    start: usize,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, at: &Range<usize>, what: impl Into<String>, hint: impl Into<String>) {
+        self.faults.push(Fault::at(self.file, self.text, self.start + at.start, what, hint));
+    }
+
+    fn setting(
+        &mut self,
+        header: &mut Header,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Value<'_>,
+    ) {
+        let (name, policy) = (key.get_ref().as_ref(), &mut header.policy);
+        match name {
+            "description" => policy.description = self.string(name, value).map(str::to_owned),
+            "refresh" => policy.change = self.refresh(value),
+            "expire" => policy.expire = self.duration(name, value, Duration::from_millis(1)),
+            "min_interval" => {
+                policy.min_interval =
+                    self.duration(name, value, Duration::ZERO).unwrap_or_default();
+            }
+            "stale" => {
+                policy.stale =
+                    self.choice(name, value, &[("serve", Stale::Serve), ("wait", Stale::Wait)]);
+            }
+            "result" => {
+                let kinds = [
+                    ("rows", ResultKind::Rows),
+                    ("arrays", ResultKind::Arrays),
+                    ("row", ResultKind::Row),
+                    ("value", ResultKind::Value),
+                ];
+                policy.result = self.choice(name, value, &kinds);
+            }
+            "eager" => {
+                let kinds =
+                    [("hot", Eager::Hot), ("always", Eager::Always), ("never", Eager::Never)];
+                policy.eager = self.choice(name, value, &kinds);
+            }
+            "rls" => policy.own_row_security = self.choice(name, value, &[("kck", true)]),
+            "params" => header.parameters = self.parameters(value),
+            "warm" | "source" if self.string(name, value).is_some() => {
+                self.unsupported(name, &key.span());
+            }
+            "auth" => self.unsupported("[auth]", &key.span()),
+            "warm" | "source" => {}
+            _ => self.unknown(name, &key.span()),
+        }
+    }
+
+    fn unsupported(&mut self, name: &str, at: &Range<usize>) {
+        self.fault(at, format!("{name} is not supported yet"), "leave it out");
+    }
+
+    fn unknown(&mut self, name: &str, at: &Range<usize>) {
+        let hint = match nearest(name, &SETTINGS) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("settings are {}", SETTINGS.join(", ")),
+        };
+        self.fault(at, format!("unknown setting '{name}'"), hint);
+    }
+
+    fn string<'v>(&mut self, name: &str, value: &'v Value<'_>) -> Option<&'v str> {
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong(name, value, "a string");
+        }
+        text
+    }
+
+    fn wrong(&mut self, name: &str, value: &Value<'_>, wanted: &str) {
+        let found = value.get_ref().type_str();
+        self.fault(
+            &value.span(),
+            format!("{name} is of type {found}"),
+            format!("it takes {wanted}"),
+        );
+    }
+
+    fn choice<T: Copy + Default>(
+        &mut self,
+        name: &str,
+        value: &Value<'_>,
+        choices: &[(&str, T)],
+    ) -> T {
+        let Some(text) = self.string(name, value) else { return T::default() };
+        if let Some((_, chosen)) = choices.iter().find(|(choice, _)| *choice == text) {
+            return *chosen;
+        }
+        let names: Vec<_> = choices.iter().map(|(choice, _)| format!("\"{choice}\"")).collect();
+        self.fault(
+            &value.span(),
+            format!("{name} cannot be '{text}'"),
+            format!("it takes {}", names.join(" or ")),
+        );
+        T::default()
+    }
+
+    fn duration(&mut self, name: &str, value: &Value<'_>, min: Duration) -> Option<Duration> {
+        let text = self.string(name, value)?;
+        let duration = parse_duration(text).filter(|duration| min <= *duration);
+        if duration.is_none() {
+            let what = format!("{name} cannot be '{text}'");
+            self.fault(
+                &value.span(),
+                what,
+                "write a duration like \"250ms\", \"30s\", \"15m\", \"24h\" or \"7d\"",
+            );
+        }
+        duration
+    }
+
+    /// Whether the product follows changes.
+    fn refresh(&mut self, value: &Value<'_>) -> bool {
+        let Some(entries) = value.get_ref().as_array() else {
+            self.wrong("refresh", value, "an array like [\"change\"]");
+            return true;
+        };
+        let mut change = false;
+        for entry in entries {
+            let Some(text) = self.string("an entry of refresh", entry) else { continue };
+            match parse_schedule(text) {
+                Some(Schedule::Change) => change = true,
+                Some(Schedule::Other(kind)) => {
+                    self.unsupported(&format!("refresh \"{kind}\""), &entry.span());
+                }
+                None => {
+                    let hint = "it takes \"change\", \"boot\", \"every 30s\" and \"cron 0 6 * * * Europe/Oslo\"";
+                    self.fault(&entry.span(), format!("refresh cannot hold '{text}'"), hint);
+                }
+            }
+        }
+        change
+    }
+
+    fn parameters(&mut self, value: &Value<'_>) -> Option<Vec<ParameterSpec>> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong("params", value, "a table like { id = \"bigint\" }");
+            return None;
+        };
+        let mut specs = Vec::new();
+        for (key, value) in table {
+            if let Some(spec) = self.parameter(key.get_ref(), key.span().start, value) {
+                specs.push(spec);
+            }
+        }
+        // The table is sorted by name; keys are made in the order of the text.
+        specs.sort_by_key(|spec| spec.offset);
+        Some(specs)
+    }
+
+    fn parameter(&mut self, name: &str, at: usize, value: &Value<'_>) -> Option<ParameterSpec> {
+        let mut spec = ParameterSpec {
+            name: name.to_owned(),
+            type_name: None,
+            default: None,
+            offset: self.start + at,
+        };
+        if let Some(type_name) = value.get_ref().as_str() {
+            spec.type_name = self.type_name(type_name, value);
+            return Some(spec);
+        }
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong(
+                &format!("params.{name}"),
+                value,
+                "a type, or { type = \"bigint\", default = \"20\" }",
+            );
+            return None;
+        };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "type" => {
+                    let text = self.string("type", value).unwrap_or_default();
+                    spec.type_name = self.type_name(text, value);
+                }
+                "default" => spec.default = self.string("default", value).map(str::to_owned),
+                other => self.fault(
+                    &key.span(),
+                    format!("unknown setting '{other}' of parameter '{name}'"),
+                    "a parameter has `type` and `default`",
+                ),
+            }
+        }
+        Some(spec)
+    }
+
+    fn type_name(&mut self, text: &str, value: &Value<'_>) -> Option<String> {
+        if parse::is_type_name(text) {
+            return Some(text.to_owned());
+        }
+        let hint = "write it as in a cast: \"bigint\", \"timestamptz\", \"shop.state\", \"text[]\"";
+        self.fault(&value.span(), format!("'{text}' is not the name of a type"), hint);
+        None
+    }
+}
+
+enum Schedule {
+    Change,
+    Other(&'static str),
+}
+
+fn parse_schedule(text: &str) -> Option<Schedule> {
+    if let Some(every) = text.strip_prefix("every ") {
+        return parse_duration(every.trim())
+            .filter(|d| !d.is_zero())
+            .map(|_| Schedule::Other("every"));
+    }
+    if let Some(cron) = text.strip_prefix("cron ") {
+        return is_cron(cron).then_some(Schedule::Other("cron"));
+    }
+    match text {
+        "change" => Some(Schedule::Change),
+        "boot" => Some(Schedule::Other("boot")),
+        _ => None,
+    }
+}
+
+/// Five fields and perhaps a time zone.
+fn is_cron(text: &str) -> bool {
+    const FIELDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (fields, zone) = words.split_at(words.len().min(FIELDS.len()));
+    let zone_is_good = match zone {
+        [] => true,
+        [zone] => zone.chars().all(|c| c.is_ascii_alphanumeric() || "/_+-".contains(c)),
+        _ => false,
+    };
+    let mut limits = fields.iter().zip(FIELDS);
+    zone_is_good
+        && fields.len() == FIELDS.len()
+        && limits.all(|(field, (min, max))| is_cron_field(field, min, max))
+}
+
+fn is_cron_field(field: &str, min: u32, max: u32) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok().filter(|n| min <= *n && *n <= max);
+    field.split(',').all(|part| {
+        let (span, step) =
+            part.split_once('/').map_or((part, None), |(span, step)| (span, Some(step)));
+        let step_is_good = step.is_none_or(|step| step.parse::<u32>().is_ok_and(|n| n > 0));
+        let span_is_good = span == "*"
+            || match span.split_once('-') {
+                Some((first, last)) => {
+                    number(first).zip(number(last)).is_some_and(|(first, last)| first <= last)
+                }
+                None => number(span).is_some(),
+            };
+        step_is_good && span_is_good
+    })
+}
+
+/// `250ms`, `30s`, `15m`, `24h`, `7d`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(unit_at)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    let total = number.parse::<u64>().ok()?.checked_mul(milliseconds)?;
+    (total <= MILLISECONDS_MAX).then(|| Duration::from_millis(total))
+}
+
+/// The name that `name` was probably meant to be.
+fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+    let measured = names.iter().map(|known| (distance(name, known), *known));
+    measured
+        .min()
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .map(|(_, known)| known)
+}
+
+/// How many characters must be put in, taken out or replaced.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut next = vec![i + 1];
+        for ((to, above), diagonal) in b.chars().zip(row.iter().skip(1)).zip(&row) {
+            let left = next.last().copied().unwrap_or_default();
+            next.push((diagonal + usize::from(from != to)).min(above + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(toml: &str) -> Result<Header, Vec<Fault>> {
+        read(Path::new("p.sql"), toml, 0..toml.len())
+    }
+
+    fn fault(toml: &str) -> String {
+        let faults = header(toml).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0].to_string()
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let read = header(
+            "description = \"d\"\nrefresh = []\nexpire = \"24h\"\nstale = \"wait\"\nresult = \"value\"\n\
+             eager = \"always\"\nmin_interval = \"250ms\"\nrls = \"kck\"\n\
+             params = { z = \"bigint\", a = { type = \"double precision\", default = \"20\" } }",
+        )
+        .unwrap();
+        let want = Policy {
+            description: Some("d".to_owned()),
+            change: false,
+            expire: Some(Duration::from_secs(86_400)),
+            stale: Stale::Wait,
+            result: ResultKind::Value,
+            eager: Eager::Always,
+            min_interval: Duration::from_millis(250),
+            own_row_security: true,
+        };
+        assert_eq!(read.policy, want);
+        let names: Vec<_> = read
+            .parameters
+            .unwrap()
+            .into_iter()
+            .map(|p| (p.name, p.type_name, p.default))
+            .collect();
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            names,
+            [
+                ("z".into(), text("bigint"), None),
+                ("a".into(), text("double precision"), text("20"))
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_said_follows_changes() {
+        assert_eq!(header("").unwrap().policy, Policy::default());
+        assert!(Policy::default().change);
+    }
+
+    #[test]
+    fn faults_name_the_place_and_the_nearest_setting() {
+        assert_eq!(
+            fault("\n  expires = \"1h\""),
+            "p.sql:2:3: unknown setting 'expires'\n  hint: did you mean `expire`?"
+        );
+        assert!(fault("colour = 1").contains("settings are description, refresh"));
+        assert_eq!(
+            fault("stale = 3"),
+            "p.sql:1:9: stale is of type integer\n  hint: it takes a string"
+        );
+        assert!(fault("stale = \"soon\"").contains("it takes \"serve\" or \"wait\""));
+        assert!(
+            fault("description = \"æ\"\nexpire = \"1 h\"")
+                .starts_with("p.sql:2:10: expire cannot be '1 h'")
+        );
+        assert!(fault("stale = ").starts_with("p.sql:1:"));
+    }
+
+    #[test]
+    fn what_is_not_built_yet_is_said() {
+        for (toml, name) in [
+            ("refresh = [\"change\", \"boot\"]", "refresh \"boot\""),
+            ("refresh = [\"every 30s\"]", "refresh \"every\""),
+            ("refresh = [\"cron 0-30/5 6 * * 1,3 Europe/Oslo\"]", "refresh \"cron\""),
+            ("warm = \"select 1\"", "warm"),
+            ("source = \"other\"", "source"),
+            ("[auth]\nscope = \"x\"", "[auth]"),
+        ] {
+            assert!(fault(toml).contains(&format!("{name} is not supported yet")), "{toml}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_checked_before_it_is_refused() {
+        for entry in [
+            "every",
+            "every 0s",
+            "every soon",
+            "cron 0 6 * *",
+            "cron 60 6 * * *",
+            "cron 0 6 * * * A B",
+            "hourly",
+        ] {
+            assert!(
+                fault(&format!("refresh = [\"{entry}\"]")).contains("refresh cannot hold"),
+                "{entry}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_type_is_only_a_type() {
+        for good in [
+            "bigint",
+            "timestamp with time zone",
+            "character varying(10)",
+            "shop.\"State\"[]",
+            "numeric(10, 2)",
+        ] {
+            assert!(header(&format!("params = {{ a = '{good}' }}")).is_ok(), "{good}");
+        }
+        for bad in ["", "int, 1", "int from t", "int x", "int) --", "int; drop table t", "1"] {
+            assert!(
+                fault(&format!("params = {{ a = '{bad}' }}")).contains("is not the name of a type"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn durations_have_limits() {
+        assert_eq!(parse_duration("7d"), Some(Duration::from_secs(604_800)));
+        for bad in ["", "s", "1", "-1s", "1.5s", "18446744073709551615d", "36526d", "1S"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! What others hold of recompute: ask for keys, mark them, learn how they stand.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::{
+    change::{Lsn, Position},
+    entry::Meta,
+    key::Key,
+    observe::Observer,
+    product::{Catalog, Eager, Product, Slot},
+    progress::Progress,
+    store::{Error as StoreError, Store},
+};
+
+use super::{
+    Config, Error,
+    ledger::{Ledger, Standing},
+    queue::{Queue, Want},
+    reserve::Reserve,
+};
+
+/// A computed answer, as those who waited for it get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fresh {
+    /// Everything but the bytes; its stamp is zero when it was answered uncached.
+    pub meta: Meta,
+    /// The JSON.
+    pub body: Bytes,
+    /// Whether it is kept.
+    pub cached: bool,
+}
+
+pub(super) type Waiter = oneshot::Sender<Result<Arc<Fresh>, Error>>;
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Keys in the ledger.
+    pub tracked: usize,
+    /// Keys that wait to be computed.
+    pub queued: usize,
+    /// Keys being computed.
+    pub running: usize,
+}
+
+pub(super) struct Shared {
+    pub(super) config: Config,
+    /// Locked for one decision at a time; marks and reads contend here.
+    ledger: Mutex<Ledger>,
+    /// Locked for one decision at a time.
+    queue: Mutex<Queue<Waiter>>,
+    /// Somebody asked: a worker looks.
+    pub(super) asked: Notify,
+    /// Counts who came to wait for a certificate: whoever makes them hastens.
+    wanted: watch::Sender<u64>,
+    /// When somebody last read anything.
+    last_read: Mutex<Option<Instant>>,
+    /// Readers that wait for a key to change.
+    watching: Mutex<HashMap<Key, (usize, Arc<Notify>)>>,
+    pub(super) catalog: watch::Receiver<Arc<Catalog>>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) reserve: Reserve,
+    pub(super) observer: Observer,
+}
+
+/// What others hold of recompute. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What a [`Handle`] stands on.
+pub struct Parts {
+    /// Bounds.
+    pub config: Config,
+    /// The tracked keys, rebuilt.
+    pub ledger: Ledger,
+    /// The products as they are now.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// How far kck is.
+    pub progress: watch::Receiver<Progress>,
+    /// Where entries go.
+    pub store: Arc<dyn Store>,
+    /// Floors of stamps and versions.
+    pub reserve: Reserve,
+    /// Where events go.
+    pub observer: Observer,
+}
+
+impl Handle {
+    /// A handle on a rebuilt ledger; nothing is computed before workers run.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, ledger, catalog, progress, store, reserve, observer } = parts;
+        let shared = Shared {
+            config,
+            ledger: Mutex::new(ledger),
+            queue: Mutex::new(Queue::new(config.queued_keys)),
+            asked: Notify::new(),
+            wanted: watch::Sender::new(0),
+            last_read: Mutex::new(None),
+            watching: Mutex::new(HashMap::new()),
+            catalog,
+            progress,
+            store,
+            reserve,
+            observer,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The ledger, for one decision. A panic while it was held cannot leave half a decision: each is one field
+    /// or one insertion, so a poisoned lock is taken as it is.
+    #[must_use]
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue<Waiter>> {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much there is to do.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let tracked = self.ledger().len();
+        let queue = self.queue();
+        Counts { tracked, queued: queue.waiting(), running: queue.running() }
+    }
+
+    /// A key as it stands, if its entry can be used now. Counts as a read.
+    #[must_use]
+    pub fn read(&self, key: &Key) -> Option<Standing> {
+        *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let progress = *self.shared.progress.borrow();
+        let mut ledger = self.ledger();
+        if !ledger.is_cached(key.product(), progress.visible) {
+            return None;
+        }
+        ledger.read(key);
+        let standing = ledger.standing(key)?;
+        let expired = standing.meta.expires.is_some_and(|expires| {
+            progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
+        });
+        (!expired).then_some(standing)
+    }
+
+    /// Whether somebody read within `span`: only then is the source asked to move on.
+    #[must_use]
+    pub fn was_read_within(&self, span: Duration) -> bool {
+        let last = *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < span)
+    }
+
+    /// Computes a key, or joins who computes it, and waits until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::NotFreshInTime`] past the deadline, else what the computation came to.
+    pub async fn compute(&self, key: &Key, want: Want, deadline: Instant) -> Result<Arc<Fresh>, Error> {
+        let (waiter, answer) = oneshot::channel();
+        self.queue().ask(key, want, waiter).map_err(|_| Error::Overloaded)?;
+        self.shared.asked.notify_one();
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::Stopping),
+            Err(_) => Err(self.too_late("")),
+        }
+    }
+
+    /// The refusal that says how far kck is.
+    #[must_use]
+    pub fn too_late(&self, fact: &'static str) -> Error {
+        let progress = *self.shared.progress.borrow();
+        let (lsn, time) = progress
+            .certified()
+            .map_or_else(|| (progress.visible, Default::default()), |certificate| (certificate.lsn, certificate.time));
+        Error::NotFreshInTime { lsn, time, fact }
+    }
+
+    /// A stale read: the key is computed when nobody waits for others.
+    pub fn queue_stale(&self, key: &Key) {
+        // A full queue is no loss: the next read asks again.
+        if self.queue().refresh(key, None).is_ok() {
+            self.shared.asked.notify_one();
+        }
+    }
+
+    /// Somebody waits for the certificate to grow.
+    pub fn hasten(&self) {
+        self.shared.wanted.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when somebody waits for the certificate to grow.
+    #[must_use]
+    pub fn wanted(&self) -> watch::Receiver<u64> {
+        self.shared.wanted.subscribe()
+    }
+
+    /// Watches a key until dropped: it counts as read, and says when its answer has moved.
+    #[must_use]
+    pub fn watch(&self, key: &Key) -> Watching {
+        let mut watching = self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, moved) = watching.entry(key.clone()).or_default();
+        *count += 1;
+        Watching { handle: self.clone(), key: key.clone(), moved: Arc::clone(moved) }
+    }
+
+    fn is_watched(&self, key: &Key) -> bool {
+        self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    pub(super) fn moved(&self, key: &Key) {
+        let watching = self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, moved)) = watching.get(key) {
+            moved.notify_waiters();
+        }
+    }
+
+    /// Commits touch these keys and whole products: the marks to be written durably come back (R3).
+    #[must_use]
+    pub fn mark(&self, keys: &HashMap<Key, Lsn>, products: &BTreeMap<String, Lsn>) -> Marks {
+        let mut ledger = self.ledger();
+        let keys = ledger.mark(keys.iter().map(|(key, at)| (key, *at)));
+        let whole = |(product, at): (&String, &Lsn)| Some((product.clone(), ledger.mark_product(product, *at)?));
+        Marks { keys, products: products.iter().filter_map(whole).collect() }
+    }
+
+    /// V has passed these marks: what is read or watched is computed again.
+    pub fn wake(&self, marks: &Marks) {
+        let catalog = Arc::clone(&self.shared.catalog.borrow());
+        let keys = marks.keys.iter().map(|(key, _)| key);
+        for key in keys {
+            self.wake_key(&catalog, key);
+        }
+        for (product, _) in &marks.products {
+            let keys: Vec<Key> = self.ledger().keys_of(product).cloned().collect();
+            for key in &keys {
+                self.wake_key(&catalog, key);
+            }
+        }
+    }
+
+    fn wake_key(&self, catalog: &Catalog, key: &Key) {
+        let Some(Slot::Ready(product)) = catalog.products.get(key.product()) else { return };
+        let eager = match product.draft.policy.eager {
+            Eager::Always => true,
+            Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
+            Eager::Never => false,
+        };
+        let not_before = not_before(product, self.ledger().standing(key).as_ref());
+        if eager && self.queue().refresh(key, not_before).is_ok() {
+            self.shared.asked.notify_one();
+        }
+    }
+
+    /// Lets go of a key (R13): deleted durably before the ledger forgets it.
+    ///
+    /// # Errors
+    /// When the store does not take the deletion: the key stays tracked, without an entry.
+    pub async fn untrack(&self, key: &Key) -> Result<(), StoreError> {
+        let Some(forget) = self.ledger().untrack(key) else { return Ok(()) };
+        self.shared.reserve.ensure(forget.stamp, 0).await?;
+        self.shared.store.forget(std::slice::from_ref(&forget)).await?;
+        self.ledger().forget(&forget);
+        Ok(())
+    }
+
+    /// The write time of the next state cell.
+    #[must_use]
+    pub fn state_stamp(&self) -> u64 {
+        self.shared.reserve.state_stamp()
+    }
+}
+
+/// `min_interval` after the last computation, on kck's clock.
+fn not_before(product: &Product, standing: Option<&Standing>) -> Option<Instant> {
+    let interval = product.draft.policy.min_interval;
+    (!interval.is_zero() && standing.is_some()).then(|| Instant::now() + interval)
+}
+
+/// What commits marked, to be written durably and then woken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Tracked keys with their new marks.
+    pub keys: Vec<(Key, Position)>,
+    /// Products with their new whole-product marks.
+    pub products: Vec<(String, Position)>,
+}
+
+impl Marks {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.products.is_empty()
+    }
+}
+
+/// A reader's interest in a key; ends when dropped.
+pub struct Watching {
+    handle: Handle,
+    key: Key,
+    moved: Arc<Notify>,
+}
+
+impl Watching {
+    /// Returns when the key's answer has moved after this was called. Enable it before looking.
+    pub fn moved(&self) -> tokio::sync::futures::Notified<'_> {
+        self.moved.notified()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut watching = self.handle.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((count, _)) = watching.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                watching.remove(&self.key);
+            }
+        }
+    }
+}

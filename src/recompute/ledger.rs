@@ -1,0 +1,431 @@
+//! Marks and results → what is fresh: the list of tracked keys. Pure; one lock around it, no I/O, no clock.
+//!
+//! Invariants: per key stamps grow strictly, also over purges, evictions and restarts (R6); `as_of` of a kept
+//! entry never goes back; an entry is fresh only if no mark of its key or product is above its `as_of`, it was
+//! computed in this epoch under the product's present fingerprint, and it is firm or its connection still
+//! stands (R5, R10).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    change::{Epoch, Lsn, Position, SourceTime},
+    entry::{Fingerprint, Lease, Meta, Stamp},
+    key::Key,
+    store::{Forget, Scanned, Track},
+};
+
+/// What the ledger is told of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Entries of another one are not fresh.
+    pub fingerprint: Fingerprint,
+    /// Entries of another one cannot stand in.
+    pub shape: Fingerprint,
+    /// Changes are matched for it: its entries can be certified.
+    pub certified: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ProductState {
+    mark: Position,
+    terms: Terms,
+    /// Answered uncached until V has passed this (R1, R11); no entry of it is kept before.
+    joins: Lsn,
+}
+
+/// One tracked key.
+#[derive(Debug, Clone)]
+struct Tracked {
+    lease: Lease,
+    /// The track record is known to be durable.
+    recorded: bool,
+    mark: Position,
+    /// The last stamp issued for the key, of whatever kind.
+    stamp: Stamp,
+    /// The last version issued for the key.
+    version: u64,
+    entry: Option<Box<Meta>>,
+    /// Not firm when the connection was lost: stale until recomputed (R10).
+    doubtful: bool,
+    /// Read since its last refresh: hot.
+    hot: bool,
+}
+
+/// A key's entry as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// What the store holds, without the bytes.
+    pub meta: Meta,
+    /// Whether it is fresh (R5).
+    pub fresh: bool,
+    /// Whether its product is matched, so that certificates raise its `as_of`.
+    pub certified: bool,
+}
+
+/// What a statement gave for one key, before it is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Computed {
+    /// The tracking it was begun under.
+    pub lease: Lease,
+    /// V when it began.
+    pub as_of: Position,
+    /// The replication connection's count when it began.
+    pub connection: u64,
+    /// The source's clock when its statement began.
+    pub time: SourceTime,
+    /// The packed snapshot; zero when it had none.
+    pub snapshot: Stamp,
+    /// The source's insert position that its statement saw.
+    pub insert: Lsn,
+    /// The definition it answers.
+    pub fingerprint: Fingerprint,
+    /// The shape of the answer.
+    pub shape: Fingerprint,
+    /// Of its bytes.
+    pub digest: u64,
+    /// When it expires, if its product does.
+    pub expires: Option<SourceTime>,
+    /// What it cost.
+    pub cost_us: u32,
+}
+
+/// What became of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the key's entry now; write it.
+    Accepted {
+        /// With this.
+        meta: Box<Meta>,
+        /// Whether the bytes are others than before.
+        changed: bool,
+    },
+    /// Something happened meanwhile that makes it worthless: compute again.
+    Void,
+}
+
+/// The list of tracked keys.
+#[derive(Debug)]
+pub struct Ledger {
+    epoch: Epoch,
+    term: u32,
+    counter: u64,
+    connection: u64,
+    /// At least every stamp of purges and untracks so far, and every stamp of earlier starts (R6).
+    floor: Stamp,
+    version_floor: u64,
+    keys: HashMap<Key, Tracked>,
+    /// The same keys by product, so that a whole-product mark finds the hot ones.
+    by_product: HashMap<Arc<str>, HashSet<Key>>,
+    products: HashMap<Arc<str>, ProductState>,
+}
+
+impl Ledger {
+    /// An empty ledger of this start: stamps and versions go on above the floors.
+    #[must_use]
+    pub fn new(epoch: Epoch, term: u32, floor: Stamp, version_floor: u64) -> Self {
+        Self {
+            epoch,
+            term,
+            counter: 0,
+            connection: 0,
+            floor,
+            version_floor,
+            keys: HashMap::new(),
+            by_product: HashMap::new(),
+            products: HashMap::new(),
+        }
+    }
+
+    /// Lists a product with its whole-product mark, or changes its terms; a mark never goes back.
+    pub fn product(&mut self, name: &str, terms: Terms, mark: Position) {
+        let state = self
+            .products
+            .entry(name.into())
+            .or_insert(ProductState { mark, terms, joins: Lsn(0) });
+        state.terms = terms;
+        state.mark = state.mark.max(mark);
+    }
+
+    /// The product is answered uncached until V has passed `until`; `Lsn(u64::MAX)` while that is not known.
+    pub fn joins(&mut self, name: &str, until: Lsn) {
+        if let Some(state) = self.products.get_mut(name) {
+            state.joins = until;
+        }
+    }
+
+    /// Whether entries of this product may be kept and used when V is at `visible`.
+    #[must_use]
+    pub fn is_cached(&self, name: &str, visible: Lsn) -> bool {
+        self.products.get(name).is_some_and(|state| state.joins <= visible)
+    }
+
+    /// Takes a key that an earlier start tracked (R14). `firm_up_to` is the recorded position: entries whose
+    /// statement saw more are not firm.
+    pub fn recover(&mut self, scanned: Scanned, firm_up_to: Lsn) {
+        let Scanned { key, lease: Some(lease), mark, meta } = scanned else { return };
+        // An entry of another lease is rubbish; its stamp and version were issued all the same.
+        let stamp = meta.as_ref().map_or(self.floor, |meta| meta.stamp.max(self.floor));
+        let version = meta.as_ref().map_or(0, |meta| meta.version);
+        let entry = meta.filter(|meta| meta.lease == lease).map(Box::new);
+        let doubtful = entry.as_ref().is_some_and(|meta| meta.insert > firm_up_to);
+        self.by_product.entry(key.product().into()).or_default().insert(key.clone());
+        let mark = mark.unwrap_or_default();
+        let tracked = Tracked {
+            lease,
+            recorded: true,
+            mark,
+            stamp,
+            version,
+            entry,
+            doubtful,
+            hot: false,
+        };
+        self.keys.insert(key, tracked);
+    }
+
+    /// How many keys are tracked.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether no key is tracked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The keys of a product, in no order.
+    pub fn keys_of(&self, product: &str) -> impl Iterator<Item = &Key> {
+        self.by_product.get(product).into_iter().flatten()
+    }
+
+    /// Lets a key in, before its statement begins (R4). A track record still to be written comes back.
+    pub fn track(&mut self, key: &Key) -> (Lease, Option<Track>) {
+        if let Some(tracked) = self.keys.get_mut(key) {
+            if tracked.recorded {
+                return (tracked.lease, None);
+            }
+            // Above the stamp of a deletion that may still be under way: at equal stamps it would win.
+            tracked.stamp = tracked.stamp.next();
+            let track = Track { key: key.clone(), lease: tracked.lease, stamp: tracked.stamp };
+            return (tracked.lease, Some(track));
+        }
+        self.counter += 1;
+        let lease = Lease { term: self.term, counter: self.counter };
+        let stamp = self.floor.next();
+        self.by_product.entry(key.product().into()).or_default().insert(key.clone());
+        let tracked = Tracked {
+            lease,
+            recorded: false,
+            mark: Position::default(),
+            stamp,
+            version: 0,
+            entry: None,
+            doubtful: false,
+            hot: false,
+        };
+        self.keys.insert(key.clone(), tracked);
+        (lease, Some(Track { key: key.clone(), lease, stamp }))
+    }
+
+    /// The track record of this lease is durable.
+    pub fn recorded(&mut self, key: &Key, lease: Lease) {
+        if let Some(tracked) = self.keys.get_mut(key).filter(|tracked| tracked.lease == lease) {
+            tracked.recorded = true;
+        }
+    }
+
+    /// Commit `at` touches these keys (R3): those that are tracked come back, to be marked durably.
+    pub fn mark<'a>(&mut self, touched: impl IntoIterator<Item = (&'a Key, Lsn)>) -> Vec<(Key, Position)> {
+        let mut marks = Vec::new();
+        for (key, at) in touched {
+            let at = Position { epoch: self.epoch, lsn: at };
+            if let Some(tracked) = self.keys.get_mut(key)
+                && tracked.mark < at
+            {
+                tracked.mark = at;
+                marks.push((key.clone(), at));
+            }
+        }
+        marks
+    }
+
+    /// Commit `at` may touch any key of this product (R3).
+    pub fn mark_product(&mut self, product: &str, at: Lsn) -> Option<Position> {
+        let at = Position { epoch: self.epoch, lsn: at };
+        let state = self.products.get_mut(product)?;
+        (state.mark < at).then(|| {
+            state.mark = at;
+            at
+        })
+    }
+
+    /// A key as it stands: `None` when nothing can be answered from its entry.
+    #[must_use]
+    pub fn standing(&self, key: &Key) -> Option<Standing> {
+        let tracked = self.keys.get(key)?;
+        let meta = tracked.entry.as_deref()?;
+        let product = self.products.get(key.product())?;
+        let terms = &product.terms;
+        if meta.shape != terms.shape {
+            return None;
+        }
+        let fresh = !tracked.doubtful
+            && meta.fingerprint == terms.fingerprint
+            && meta.as_of.epoch == self.epoch
+            && meta.as_of >= tracked.mark
+            && meta.as_of >= product.mark;
+        Some(Standing { meta: meta.clone(), fresh, certified: terms.certified })
+    }
+
+    /// Counts a read: the key is hot until its next refresh.
+    pub fn read(&mut self, key: &Key) {
+        if let Some(tracked) = self.keys.get_mut(key) {
+            tracked.hot = true;
+        }
+    }
+
+    /// Whether the key was read since its last refresh.
+    #[must_use]
+    pub fn is_hot(&self, key: &Key) -> bool {
+        self.keys.get(key).is_some_and(|tracked| tracked.hot)
+    }
+
+    /// The product's mark: an answer computed outside the ledger is stale below it.
+    #[must_use]
+    pub fn product_mark(&self, product: &str) -> Position {
+        self.products.get(product).map(|state| state.mark).unwrap_or_default()
+    }
+
+    /// Judges a result (R6). Stamps above [`Ledger::highest_stamp`]'s reservation must be reserved first.
+    pub fn accept(&mut self, key: &Key, computed: &Computed) -> Verdict {
+        let (epoch, connection, floor) = (self.epoch, self.connection, self.floor);
+        let version_floor = self.version_floor;
+        let Some(product) = self.products.get(key.product()) else { return Verdict::Void };
+        let Some(tracked) = self.keys.get_mut(key) else { return Verdict::Void };
+        if tracked.lease != computed.lease
+            || computed.as_of.epoch != epoch
+            || computed.connection != connection
+            || computed.fingerprint != product.terms.fingerprint
+        {
+            return Verdict::Void;
+        }
+        let old = tracked.entry.as_deref();
+        let comparable = old.filter(|old| !tracked.doubtful && old.as_of.epoch == epoch);
+        if comparable.is_some_and(|old| computed.snapshot.0 != 0 && computed.snapshot < old.snapshot)
+            || old.is_some_and(|old| computed.as_of < old.as_of)
+        {
+            return Verdict::Void;
+        }
+        let same = old.filter(|old| old.digest == computed.digest && old.shape == computed.shape);
+        let changed = same.is_none();
+        let (version, modified) = same.map_or_else(
+            || {
+                let clock = u64::try_from(computed.time.0).unwrap_or(0);
+                (clock.max(tracked.version + 1).max(version_floor + 1), computed.time)
+            },
+            |old| (old.version, old.modified),
+        );
+        let stamp = computed.snapshot.max(tracked.stamp.next()).max(floor.next());
+        let meta = Box::new(Meta {
+            stamp,
+            lease: computed.lease,
+            as_of: computed.as_of,
+            as_of_time: computed.time,
+            snapshot: computed.snapshot,
+            insert: computed.insert,
+            fingerprint: computed.fingerprint,
+            shape: computed.shape,
+            digest: computed.digest,
+            version,
+            modified,
+            expires: computed.expires,
+            cost_us: computed.cost_us,
+        });
+        tracked.stamp = stamp;
+        tracked.version = version;
+        tracked.entry = Some(meta.clone());
+        tracked.doubtful = false;
+        tracked.hot = false;
+        Verdict::Accepted { meta, changed }
+    }
+
+    /// The entry of `stamp` could not be written or read: the key is tracked and has none.
+    pub fn lose(&mut self, key: &Key, stamp: Stamp) {
+        if let Some(tracked) = self.keys.get_mut(key)
+            && tracked.entry.as_ref().is_some_and(|meta| meta.stamp == stamp)
+        {
+            tracked.entry = None;
+        }
+    }
+
+    /// The first half of R13: results in flight are void from now on, changes still mark; what is to be
+    /// deleted durably comes back. Its stamp raises the floor.
+    pub fn untrack(&mut self, key: &Key) -> Option<Forget> {
+        self.counter += 1;
+        let lease = Lease { term: self.term, counter: self.counter };
+        let tracked = self.keys.get_mut(key)?;
+        tracked.lease = lease;
+        tracked.recorded = false;
+        tracked.entry = None;
+        tracked.stamp = tracked.stamp.next().max(self.floor.next());
+        self.floor = self.floor.max(tracked.stamp);
+        self.version_floor = self.version_floor.max(tracked.version);
+        Some(Forget { key: key.clone(), stamp: tracked.stamp, mark: tracked.mark })
+    }
+
+    /// The second half: the deletion is durable and the key was not tracked anew meanwhile.
+    pub fn forget(&mut self, forgotten: &Forget) {
+        if self.keys.get(&forgotten.key).is_some_and(|tracked| tracked.stamp == forgotten.stamp && tracked.entry.is_none()) {
+            self.keys.remove(&forgotten.key);
+            if let Some(keys) = self.by_product.get_mut(forgotten.key.product()) {
+                keys.remove(&forgotten.key);
+            }
+        }
+    }
+
+    /// Some key that nobody read since its refresh, to make room.
+    #[must_use]
+    pub fn coldest(&self) -> Option<Key> {
+        // The map's order is random, so the first of a few that is cold is as good as any.
+        let mut some = self.keys.iter().filter(|(_, tracked)| tracked.entry.is_some()).take(64);
+        let first = some.next()?;
+        if !first.1.hot {
+            return Some(first.0.clone());
+        }
+        Some(some.find(|(_, tracked)| !tracked.hot).map_or(first.0, |(key, _)| key).clone())
+    }
+
+    /// The replication connection was lost after delivering `received`: entries whose statement saw more are
+    /// not firm, and results in flight are void (R10).
+    pub fn disconnected(&mut self, received: Lsn) {
+        self.connection += 1;
+        for tracked in self.keys.values_mut() {
+            if tracked.entry.as_ref().is_some_and(|meta| meta.insert > received) {
+                tracked.doubtful = true;
+            }
+        }
+    }
+
+    /// The source's history broke: every entry is stale, marks of the old one count no more (R10).
+    pub fn begin_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.connection += 1;
+    }
+
+    /// Counts the openings of the replication connection, as results must carry it.
+    #[must_use]
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// Which history of the source this is.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}

@@ -1,0 +1,330 @@
+//! Queue → statement → entry: takes a batch, runs its recipe, writes what the ledger accepts.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::{Position, SourceTime},
+    entry::{Entry, Lease, Meta, Stamp},
+    key::Key,
+    observe::{Event, Point},
+    product::{Product, Slot},
+    store::Track,
+};
+
+use super::{
+    Error, Fresh, Handle, Ran, Run, RunError,
+    handle::Waiter,
+    ledger::{Computed, Verdict},
+    queue::Want,
+};
+
+/// What keys of a product have cost of late, so that batches take about the set time.
+#[derive(Default)]
+struct Costs(Mutex<HashMap<String, Duration>>);
+
+impl Costs {
+    fn batch(&self, product: &str, handle: &Handle) -> usize {
+        let config = &handle.shared.config;
+        let costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(cost) = costs.get(product) else { return config.batch_keys.min(8) };
+        let fitting = config.batch_time.as_nanos() / cost.as_nanos().max(1);
+        usize::try_from(fitting).unwrap_or(usize::MAX).clamp(1, config.batch_keys)
+    }
+
+    fn learn(&self, product: &str, keys: usize, took: Duration) {
+        let each = took / u32::try_from(keys.max(1)).unwrap_or(u32::MAX);
+        let mut costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Half the weight on the newest: one slow statement is forgotten within a few.
+        costs.entry(product.to_owned()).and_modify(|cost| *cost = (*cost + each) / 2).or_insert(each);
+    }
+}
+
+/// Computes what is queued on `connections` workers until told to stop.
+pub async fn run(handle: Handle, recipe: Arc<dyn Run>, shutdown: CancellationToken) {
+    let costs = Arc::new(Costs::default());
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..handle.shared.config.connections.max(1) {
+        let worker = Worker { handle: handle.clone(), recipe: Arc::clone(&recipe), costs: Arc::clone(&costs) };
+        workers.spawn(worker.run(shutdown.clone()));
+    }
+    workers.join_all().await;
+}
+
+struct Worker {
+    handle: Handle,
+    recipe: Arc<dyn Run>,
+    costs: Arc<Costs>,
+}
+
+/// One key of a batch: what it was begun under.
+struct Begun {
+    key: Key,
+    /// `None`: answered uncached.
+    lease: Option<Lease>,
+}
+
+impl Worker {
+    async fn run(self, shutdown: CancellationToken) {
+        loop {
+            let asked = self.handle.shared.asked.notified();
+            let (keys, due) = {
+                let mut queue = self.handle.queue();
+                let keys = queue.take(Instant::now(), |product| self.costs.batch(product, &self.handle));
+                (keys, queue.due())
+            };
+            if keys.is_empty() {
+                let later = async {
+                    match due {
+                        Some(due) => tokio::time::sleep_until(due.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = asked => {}
+                    () = later => {}
+                    () = shutdown.cancelled() => return,
+                }
+            } else {
+                // One wake-up may stand for many keys: another worker looks while this one is busy.
+                self.handle.shared.asked.notify_one();
+                self.batch(keys).await;
+            }
+        }
+    }
+
+    /// Computes these keys of one product and answers who waits.
+    async fn batch(&self, keys: Vec<Key>) {
+        let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return };
+        let slot = self.handle.shared.catalog.borrow().products.get(&name).cloned();
+        let Some(Slot::Ready(product)) = slot else {
+            let broken = Error::ProductBroken { sqlstate: String::new() };
+            for key in &keys {
+                self.answer(key, Err(broken.clone()));
+            }
+            return;
+        };
+        // A batch that fails is halved until the key that throws stands alone.
+        let mut batches = vec![keys];
+        while let Some(mut keys) = batches.pop() {
+            match self.attempt(&product, &keys).await {
+                Ok(()) => {}
+                Err(RunError::Statement { .. }) if keys.len() > 1 => {
+                    let rest = keys.split_off(keys.len() / 2);
+                    batches.extend([rest, keys]);
+                }
+                Err(error) => self.failed(&keys, &error),
+            }
+        }
+    }
+
+    fn failed(&self, keys: &[Key], error: &RunError) {
+        for key in keys {
+            let (code, answer) = match error {
+                RunError::Unavailable(why) => ("unavailable".to_owned(), Error::SourceUnavailable(why.clone())),
+                RunError::Statement { sqlstate } => {
+                    (sqlstate.clone(), Error::ProductBroken { sqlstate: sqlstate.clone() })
+                }
+                RunError::Unsound(fact) => ((*fact).to_owned(), Error::ProductBroken { sqlstate: "XX000".to_owned() }),
+            };
+            self.handle.shared.observer.note(Event::ComputeFailed { key: key.clone(), code });
+            self.answer(key, Err(answer));
+        }
+    }
+
+    fn answer(&self, key: &Key, result: Result<Arc<Fresh>, Error>) {
+        for waiter in self.handle.queue().finish(key) {
+            // A reader that has gone needs no answer.
+            drop(waiter.send(result.clone()));
+        }
+    }
+
+    /// R4: track, then `as_of := V`, then the statement; the track record is written meanwhile.
+    async fn attempt(&self, product: &Arc<Product>, keys: &[Key]) -> Result<(), RunError> {
+        let (begun, tracks) = self.begin(product, keys).await;
+        let (as_of, connection) = {
+            // V is read after the keys entered: a commit matched before is below it, one matched later marks them.
+            let as_of = self.handle.shared.progress.borrow().as_of();
+            (as_of, self.handle.ledger().connection())
+        };
+        self.handle.queue().begin(keys, as_of);
+        let started = Instant::now();
+        let (ran, recorded) =
+            tokio::join!(self.recipe.run(product, keys), self.record(&tracks));
+        let took = started.elapsed();
+        let ran = ran?;
+        self.costs.learn(product.name(), keys.len(), took);
+        self.handle.shared.observer.note(Event::Computed { keys: keys.len() as u64, took });
+        let each = took / u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        let context = Context { product, as_of, connection, ran: &ran, recorded, cost: each };
+        for (begun, body) in begun.into_iter().zip(&ran.values) {
+            self.arrive(&context, begun, body).await;
+        }
+        Ok(())
+    }
+
+    /// The keys enter the ledger; past the limit a cold one goes and the new one is answered uncached.
+    async fn begin(&self, product: &Product, keys: &[Key]) -> (Vec<Begun>, Vec<Track>) {
+        let visible = self.handle.shared.progress.borrow().visible;
+        let (mut begun, mut tracks, mut evict) = (Vec::with_capacity(keys.len()), Vec::new(), None);
+        {
+            let mut ledger = self.handle.ledger();
+            let cached = ledger.is_cached(product.name(), visible);
+            for key in keys {
+                let room = ledger.len() < self.handle.shared.config.tracked_keys;
+                let lease = if cached && (room || ledger.standing(key).is_some()) {
+                    let (lease, track) = ledger.track(key);
+                    tracks.extend(track);
+                    Some(lease)
+                } else {
+                    evict = (cached && !room).then(|| ledger.coldest()).flatten();
+                    None
+                };
+                begun.push(Begun { key: key.clone(), lease });
+            }
+        }
+        if let Some(coldest) = evict
+            && let Err(error) = self.handle.untrack(&coldest).await
+        {
+            tracing::warn!(%error, "evicting a key waits for the store");
+        }
+        (begun, tracks)
+    }
+
+    /// Makes track records durable; whether their entries may be written.
+    async fn record(&self, tracks: &[Track]) -> bool {
+        let Some(highest) = tracks.iter().map(|track| track.stamp).max() else { return true };
+        let shared = &self.handle.shared;
+        let written = async {
+            shared.reserve.ensure(highest, 0).await?;
+            shared.store.track(tracks).await
+        };
+        match written.await {
+            Ok(()) => {
+                let mut ledger = self.handle.ledger();
+                for track in tracks {
+                    ledger.recorded(&track.key, track.lease);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "answers are not kept while the store is away");
+                false
+            }
+        }
+    }
+
+    /// A result arrives: judged, written, answered.
+    async fn arrive(&self, context: &Context<'_>, begun: Begun, body: &bytes::Bytes) {
+        let Begun { key, lease } = begun;
+        let limit = self.handle.shared.config.answer_bytes;
+        if body.len() > limit {
+            self.answer(&key, Err(Error::TooLarge { bytes: body.len(), limit }));
+            return;
+        }
+        let Some(lease) = lease else {
+            let meta = context.uncached(body);
+            self.answer(&key, Ok(Arc::new(Fresh { meta, body: body.clone(), cached: false })));
+            return;
+        };
+        let verdict = self.handle.ledger().accept(&key, &context.computed(lease, body));
+        match verdict {
+            Verdict::Accepted { meta, changed } => {
+                let fresh = Arc::new(Fresh { meta: *meta, body: body.clone(), cached: true });
+                self.handle.shared.observer.note(Event::Refreshed { key: key.clone(), changed });
+                if context.recorded {
+                    self.put(&key, &fresh).await;
+                }
+                self.answer(&key, Ok(fresh));
+                self.handle.moved(&key);
+            }
+            Verdict::Void => self.again(&key),
+        }
+    }
+
+    /// The result is worthless, who waits gets the next one. Waiters give up by their own deadlines.
+    fn again(&self, key: &Key) {
+        let mut queue = self.handle.queue();
+        let waiters: Vec<Waiter> = queue.finish(key).into_iter().filter(|waiter| !waiter.is_closed()).collect();
+        for waiter in waiters {
+            // A full queue drops the waiter, who is told that kck is overloaded.
+            drop(queue.ask(key, Want::New, waiter));
+        }
+        drop(queue);
+        self.handle.shared.asked.notify_one();
+    }
+
+    async fn put(&self, key: &Key, fresh: &Fresh) {
+        let shared = &self.handle.shared;
+        shared.observer.reach(Point::Put).await;
+        let entry = Entry { meta: fresh.meta.clone(), body: fresh.body.clone() };
+        let written = async {
+            shared.reserve.ensure(entry.meta.stamp, entry.meta.version).await?;
+            shared.store.put(key, &entry).await
+        };
+        if let Err(error) = written.await {
+            tracing::warn!(%error, product = key.product(), "an answer was not kept");
+        }
+    }
+}
+
+/// What all results of one statement share.
+struct Context<'a> {
+    product: &'a Product,
+    as_of: Position,
+    connection: u64,
+    ran: &'a Ran,
+    recorded: bool,
+    cost: Duration,
+}
+
+impl Context<'_> {
+    fn computed(&self, lease: Lease, body: &[u8]) -> Computed {
+        let snapshot = self.ran.snapshot.as_ref();
+        Computed {
+            lease,
+            as_of: self.as_of,
+            connection: self.connection,
+            time: self.ran.time,
+            snapshot: snapshot.map_or(Stamp(0), |snapshot| Stamp::packed(self.as_of.epoch, snapshot)),
+            insert: self.ran.insert,
+            fingerprint: self.product.fingerprint,
+            shape: self.product.shape,
+            digest: digest(body),
+            expires: self.expires(),
+            cost_us: u32::try_from(self.cost.as_micros()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn expires(&self) -> Option<SourceTime> {
+        let expire = i64::try_from(self.product.draft.policy.expire?.as_micros()).unwrap_or(i64::MAX);
+        Some(SourceTime(self.ran.time.0.saturating_add(expire)))
+    }
+
+    /// An answer that is not kept: its version is the source's clock, above any that was kept before.
+    fn uncached(&self, body: &[u8]) -> Meta {
+        Meta {
+            as_of: self.as_of,
+            as_of_time: self.ran.time,
+            insert: self.ran.insert,
+            fingerprint: self.product.fingerprint,
+            shape: self.product.shape,
+            digest: digest(body),
+            version: u64::try_from(self.ran.time.0).unwrap_or(0),
+            modified: self.ran.time,
+            expires: self.expires(),
+            ..Meta::default()
+        }
+    }
+}
+
+fn digest(body: &[u8]) -> u64 {
+    let hash = Sha256::digest(body);
+    hash.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}

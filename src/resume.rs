@@ -1,0 +1,278 @@
+//! Source and store → where to go on: which epoch, which position, which products start anew (R1, R10, R11, R14).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tokio_postgres::Client;
+
+use crate::{
+    change::{Epoch, Lsn, Position, TableId, Xid},
+    entry::Fingerprint,
+    observe::{Event, Observer},
+    postgres::{Error as SourceError, publication, slot},
+    store::{
+        self, StateCell, Store,
+        state::{self, Matched, Origin, State},
+    },
+};
+
+/// The last epoch that packs into seven bits.
+const EPOCH_MOST: u8 = 127;
+
+/// Why kck cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source said no, or nothing.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The store did.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The epochs are used up.
+    #[error("the source's history broke {EPOCH_MOST} times, and no more can be told apart in this store")]
+    Epochs,
+    /// Somebody else's slot has the name.
+    #[error("slot '{0}' exists and is not a logical slot of this database for pgoutput")]
+    ForeignSlot(String),
+}
+
+/// The names that kck goes by at the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Of the slot.
+    pub slot: String,
+    /// Of the publication.
+    pub publication: String,
+}
+
+/// Where to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// The source's history, and the position up to which everything is matched.
+    pub position: Position,
+    /// Acknowledged and not seen visible.
+    pub early: Vec<(Xid, Lsn)>,
+    /// The epoch is new: every product joins.
+    pub new_epoch: bool,
+    /// Tables that were published just now (R11).
+    pub published: BTreeSet<TableId>,
+    /// Tables that must not be published.
+    pub unusable: Vec<publication::Unusable>,
+    /// What the server says of itself.
+    pub facts: slot::Facts,
+}
+
+/// Makes publication and slot fit, decides whether the source's history goes on where the record left it, and
+/// makes a new epoch durable before a slot is dropped or made.
+///
+/// # Errors
+/// What the source or the store said; whatever was done before holds and is found by the next try.
+pub async fn resume(
+    client: &Client,
+    store: &Arc<dyn Store>,
+    names: &Names,
+    wanted: &BTreeSet<TableId>,
+    stamp: impl Fn() -> u64,
+    observer: &Observer,
+) -> Result<Resumed, Error> {
+    let facts = slot::facts(client).await?;
+    facts.check()?;
+    // The publication first: a slot looks it up as of each change's own position.
+    let ensured = publication::ensure_publication(client, &names.publication, wanted).await?;
+    let state = State::decode(&store.load().await?)?;
+    let slot = slot::slot(client, &names.slot).await?;
+    if slot.as_ref().is_some_and(|slot| !slot.ours) {
+        return Err(Error::ForeignSlot(names.slot.clone()));
+    }
+    let origin = Origin {
+        system_identifier: facts.history.system_identifier.clone(),
+        timeline: i64::from(facts.history.timeline),
+        slot: names.slot.clone(),
+        database: facts.database.clone(),
+    };
+    let resumed = |position, early, new_epoch| Resumed {
+        position,
+        early,
+        new_epoch,
+        published: ensured.added.clone(),
+        unusable: ensured.unusable.clone(),
+        facts: facts.clone(),
+    };
+    let Some(why) = broken(&state, &origin, slot.as_ref(), facts.insert_lsn) else {
+        return Ok(resumed(state.recorded, state.early, false));
+    };
+    if state.epoch.0 >= EPOCH_MOST {
+        return Err(Error::Epochs);
+    }
+    let epoch = Epoch(state.epoch.0 + 1);
+    let nothing = Position { epoch, lsn: Lsn(0) };
+    let begun = [
+        state::epoch(epoch, stamp()),
+        state::origin(&origin, stamp()),
+        state::recorded(nothing, stamp()),
+        state::early_cell(&[], stamp()),
+    ];
+    store.save(&begun).await?;
+    if slot.is_some() {
+        slot::drop_slot(client, &names.slot).await?;
+    }
+    let created = slot::create_slot(client, &names.slot, facts.version_num).await?;
+    let position = Position { epoch, lsn: created };
+    store.save(&[state::recorded(position, stamp())]).await?;
+    if state.epoch.0 > 0 {
+        observer.note(Event::EpochBegan { epoch, why: why.to_owned() });
+    }
+    Ok(resumed(position, Vec::new(), true))
+}
+
+/// Why the recorded position cannot be gone on from (R10, R14).
+fn broken(
+    state: &State,
+    origin: &Origin,
+    slot: Option<&slot::Slot>,
+    insert: Option<Lsn>,
+) -> Option<&'static str> {
+    let Some(recorded_origin) = &state.origin else { return Some("the store is new") };
+    if recorded_origin.system_identifier != origin.system_identifier {
+        return Some("the source is another server");
+    }
+    if recorded_origin.timeline != origin.timeline {
+        return Some("the source is on another timeline");
+    }
+    if recorded_origin != origin {
+        return Some("the slot or the database has another name");
+    }
+    let Some(slot) = slot else { return Some("the slot is gone") };
+    if slot.lost() {
+        return Some("the slot was invalidated");
+    }
+    if slot.confirmed_flush_lsn > Some(state.recorded.lsn) {
+        return Some("more was acknowledged than is recorded");
+    }
+    if insert.is_some_and(|insert| insert < state.recorded.lsn) {
+        return Some("the source is behind what it had delivered");
+    }
+    None
+}
+
+/// Which products go on being matched and which join, and the cells that say so (R1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Joins {
+    /// Product → what it is matched as from now on; listed once it has joined, so that one that is stopped
+    /// before must join again.
+    pub matched: BTreeMap<String, Matched>,
+    /// Products that are answered uncached until they have joined.
+    pub joining: BTreeSet<String>,
+    /// To be durable before matching begins: what leaves the list, for good or until it has joined.
+    pub cells: Vec<StateCell>,
+}
+
+/// Compares the products to be matched, by name and definition, with the list in the state table. `anew` are
+/// those that join whatever the list says: their tables were published just now, or the epoch is new.
+pub fn joins(
+    listed: &BTreeMap<String, Matched>,
+    wanted: &BTreeMap<String, Fingerprint>,
+    anew: impl Fn(&str) -> bool,
+    stamp: impl Fn() -> u64,
+) -> Joins {
+    let mut joins = Joins::default();
+    for (name, definition) in wanted {
+        let goes_on = listed.get(name).filter(|listed| listed.definition == *definition && !anew(name));
+        if goes_on.is_none() {
+            joins.cells.push(state::matched(name, None, stamp()));
+            joins.joining.insert(name.clone());
+        }
+        let generation = goes_on.map_or_else(&stamp, |listed| listed.generation);
+        joins.matched.insert(name.clone(), Matched { definition: *definition, generation });
+    }
+    for name in listed.keys().filter(|name| !wanted.contains_key(*name)) {
+        joins.cells.push(state::matched(name, None, stamp()));
+    }
+    joins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin { system_identifier: "7".into(), timeline: 1, slot: "kck".into(), database: "shop".into() }
+    }
+
+    fn state() -> State {
+        State {
+            epoch: Epoch(1),
+            recorded: Position { epoch: Epoch(1), lsn: Lsn(100) },
+            origin: Some(origin()),
+            ..State::default()
+        }
+    }
+
+    fn slot(confirmed: u64, wal_status: &str) -> slot::Slot {
+        slot::Slot {
+            ours: true,
+            holder: None,
+            wal_status: wal_status.to_owned(),
+            safe_wal_size: None,
+            confirmed_flush_lsn: Some(Lsn(confirmed)),
+            restart_lsn: None,
+            retained_bytes: 0,
+            invalidation_reason: None,
+            failover: false,
+        }
+    }
+
+    #[test]
+    fn a_history_goes_on_only_where_everything_agrees() {
+        let insert = Some(Lsn(200));
+        assert_eq!(broken(&state(), &origin(), Some(&slot(100, "reserved")), insert), None);
+        // `confirmed_flush_lsn` may go back on a clean restart.
+        assert_eq!(broken(&state(), &origin(), Some(&slot(50, "extended")), insert), None);
+        let elsewhere = |change: fn(&mut Origin)| {
+            let mut origin = origin();
+            change(&mut origin);
+            broken(&state(), &origin, Some(&slot(100, "reserved")), insert)
+        };
+        assert_eq!(elsewhere(|origin| origin.system_identifier = "8".into()), Some("the source is another server"));
+        assert_eq!(elsewhere(|origin| origin.timeline = 2), Some("the source is on another timeline"));
+        assert!(elsewhere(|origin| origin.slot = "other".into()).is_some());
+        assert_eq!(broken(&state(), &origin(), None, insert), Some("the slot is gone"));
+        assert_eq!(broken(&state(), &origin(), Some(&slot(100, "lost")), insert), Some("the slot was invalidated"));
+        assert_eq!(
+            broken(&state(), &origin(), Some(&slot(101, "reserved")), insert),
+            Some("more was acknowledged than is recorded")
+        );
+        assert_eq!(
+            broken(&state(), &origin(), Some(&slot(100, "reserved")), Some(Lsn(99))),
+            Some("the source is behind what it had delivered")
+        );
+        assert_eq!(broken(&State::default(), &origin(), None, insert), Some("the store is new"));
+    }
+
+    #[test]
+    fn a_product_that_left_and_comes_back_gets_another_generation() {
+        let definition = Fingerprint([1; 16]);
+        let stamps = std::cell::Cell::new(10);
+        let stamp = || {
+            stamps.set(stamps.get() + 1);
+            stamps.get()
+        };
+        let listed = BTreeMap::from([
+            ("stays".to_owned(), Matched { definition, generation: 5 }),
+            ("edited".to_owned(), Matched { definition: Fingerprint([2; 16]), generation: 6 }),
+            ("gone".to_owned(), Matched { definition, generation: 7 }),
+            ("published".to_owned(), Matched { definition, generation: 8 }),
+        ]);
+        let wanted = ["stays", "edited", "new", "published"].map(|name| (name.to_owned(), definition)).into();
+        let joins = joins(&listed, &wanted, |name| name == "published", stamp);
+        assert_eq!(joins.matched["stays"].generation, 5);
+        let joining: Vec<&str> = joins.joining.iter().map(String::as_str).collect();
+        assert_eq!(joining, ["edited", "new", "published"]);
+        assert!(joining.iter().all(|name| joins.matched[*name].generation > 10));
+        let left: Vec<&str> = joins.cells.iter().map(|cell| cell.name.as_str()).collect();
+        assert_eq!(left, ["matched/edited", "matched/new", "matched/published", "matched/gone"]);
+        assert!(joins.cells.iter().all(|cell| cell.value.is_none()));
+    }
+}

@@ -1,0 +1,154 @@
+//! The catalogue → `/products`.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use warp::reply::Response;
+
+use crate::{
+    product::{Eager, Fault, Product, ResultKind, Slot, Stale},
+    serve::Context,
+};
+
+use super::{query, reply};
+
+/// A fault of a file as clients see it: the file by its name alone.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct FaultView {
+    file: String,
+    line: usize,
+    column: usize,
+    message: String,
+    hint: String,
+}
+
+impl FaultView {
+    pub(super) fn of(fault: &Fault) -> Self {
+        let file = fault.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Fault { line, column, message, hint, .. } = fault.clone();
+        Self { file, line, column, message, hint }
+    }
+}
+
+/// `GET /products`.
+pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Response {
+    #[derive(Serialize)]
+    struct List {
+        success: bool,
+        products: Vec<ProductView>,
+        faults: Vec<FaultView>,
+    }
+    if let Err(problem) = query::nothing(raw_query.as_deref()) {
+        return reply::problem(&problem);
+    }
+    let catalog = Arc::clone(&context.catalog.borrow());
+    let products = catalog.products.iter().map(|(name, slot)| match slot {
+        Slot::Ready(product) => ProductView::Ready(ReadyView::of(product)),
+        Slot::Broken(faults) => ProductView::Broken {
+            name: name.clone(),
+            state: "broken",
+            faults: faults.iter().map(FaultView::of).collect(),
+        },
+    });
+    let products = products.collect();
+    let faults = catalog.faults.iter().map(FaultView::of).collect();
+    reply::json(&List { success: true, products, faults })
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ProductView {
+    Ready(ReadyView),
+    Broken { name: String, state: &'static str, faults: Vec<FaultView> },
+}
+
+#[derive(Serialize)]
+struct ReadyView {
+    name: String,
+    state: &'static str,
+    description: Option<String>,
+    parameters: Vec<ParameterView>,
+    result: &'static str,
+    refresh: Vec<&'static str>,
+    expire: Option<String>,
+    stale: &'static str,
+    eager: &'static str,
+}
+
+#[derive(Serialize)]
+struct ParameterView {
+    name: String,
+    #[serde(rename = "type")]
+    type_name: String,
+    default: Option<String>,
+}
+
+impl ReadyView {
+    fn of(product: &Product) -> Self {
+        let policy = &product.draft.policy;
+        let specs = product.draft.parameters.iter().zip(&product.description.parameters);
+        let parameters = specs.map(|(spec, type_)| ParameterView {
+            name: spec.name.clone(),
+            type_name: type_.name.clone(),
+            default: spec.default.clone(),
+        });
+        Self {
+            name: product.name().to_owned(),
+            state: "ready",
+            description: policy.description.clone(),
+            parameters: parameters.collect(),
+            result: match policy.result {
+                ResultKind::Rows => "rows",
+                ResultKind::Arrays => "arrays",
+                ResultKind::Row => "row",
+                ResultKind::Value => "value",
+            },
+            refresh: if policy.change { vec!["change"] } else { Vec::new() },
+            expire: policy.expire.map(duration_text),
+            stale: match policy.stale {
+                Stale::Serve => "serve",
+                Stale::Wait => "wait",
+            },
+            eager: match policy.eager {
+                Eager::Hot => "hot",
+                Eager::Always => "always",
+                Eager::Never => "never",
+            },
+        }
+    }
+}
+
+/// As a file would have it: `24h`, `90s`, `1500ms`.
+fn duration_text(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let whole = units.into_iter().find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+    let (unit, name) = whole.unwrap_or((1, "ms"));
+    format!("{}{name}", ms / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_they_are_written() {
+        for (ms, text) in
+            [(0, "0ms"), (1_500, "1500ms"), (90_000, "90s"), (120_000, "2m"), (86_400_000, "24h")]
+        {
+            assert_eq!(duration_text(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn a_fault_does_not_tell_where_the_files_are() {
+        let fault = Fault {
+            file: "/srv/shop/products/orders_of.sql".into(),
+            line: 3,
+            column: 8,
+            message: "m".into(),
+            hint: "h".into(),
+        };
+        assert_eq!(FaultView::of(&fault).file, "orders_of.sql");
+    }
+}

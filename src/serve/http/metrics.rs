@@ -1,0 +1,53 @@
+//! Counters and gauges → `/metrics`, in Prometheus's text format.
+
+use std::{fmt::Display, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use warp::{
+    Reply as _,
+    http::{HeaderValue, Response as HttpResponse, header::CONTENT_TYPE},
+    reply::Response,
+};
+
+use crate::serve::Context;
+
+use super::{query, reply};
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// `GET /metrics`.
+pub(super) fn metrics(context: Arc<Context>, raw_query: Option<String>) -> Response {
+    if let Err(problem) = query::nothing(raw_query.as_deref()) {
+        return reply::problem(&problem);
+    }
+    let text = context.observer.metrics() + &gauges(&context);
+    let mut response = HttpResponse::new(Bytes::from(text)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response
+}
+
+fn gauges(context: &Context) -> String {
+    let progress = *context.progress.borrow();
+    let health = Arc::clone(&context.health.borrow());
+    let counts = context.recompute.counts();
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, labels: &str, value: &dyn Display| {
+        text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name}{labels} {value}\n");
+    };
+    let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+    gauge("kck_build_info", "Which kck this is.", version, &1);
+    // Without a certificate there is no age: a number would be a lie either way.
+    if let Some(age) = progress.certificate_age(Instant::now()) {
+        let help = "How old the newest certificate is.";
+        gauge("kck_certificate_age_seconds", help, "", &age.as_secs_f64());
+    }
+    let streaming = u8::from(progress.streaming);
+    gauge("kck_streaming", "Whether the replication stream is open.", "", &streaming);
+    gauge("kck_epoch", "The source's history that positions belong to.", "", &progress.epoch.0);
+    gauge("kck_tracked_keys", "Keys that changes are matched against.", "", &counts.tracked);
+    gauge("kck_queued_keys", "Keys that wait to be computed.", "", &counts.queued);
+    gauge("kck_running_keys", "Keys that are being computed.", "", &counts.running);
+    let retained = health.slot.retained_bytes;
+    gauge("kck_slot_retained_bytes", "WAL that the source keeps for kck.", "", &retained);
+    text
+}

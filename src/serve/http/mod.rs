@@ -1,0 +1,137 @@
+//! HTTP: requests → reads → JSON. All routes at a glance, one file a family.
+//!
+//! warp's filters say what belongs where; [`serve`] runs them on kck's own accept loop, because slow clients,
+//! connection limits and a drain deadline are decided below the filters. Routes turn texts into the
+//! vocabulary and answers into JSON; what a read means is in [`super::read`].
+//!
+//! Invariant: every request is answered by exactly one line of [`routes`], failures included: nothing is
+//! left to warp's own texts.
+
+use std::sync::Arc;
+
+use warp::{
+    Filter, Rejection,
+    http::{HeaderValue, Method, header::ALLOW},
+    path::FullPath,
+    reply::Response,
+};
+
+use super::{Context, problem::Problem};
+
+mod body;
+mod catalogue;
+mod fetch;
+mod health;
+mod listen;
+mod metrics;
+mod patience;
+mod query;
+mod reply;
+
+pub use listen::{bind, serve};
+
+/// Every route's path, with the methods that it takes; empty for those that are not built yet.
+/// A trailing `*` stands for any rest.
+const PATHS: &[(&str, &str)] = &[
+    ("/fetch", "GET, HEAD, POST"),
+    ("/fetch/*", "GET, HEAD"),
+    ("/products", "GET, HEAD"),
+    ("/status", "GET, HEAD"),
+    ("/healthz", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+    ("/metrics", "GET, HEAD"),
+    ("/", ""),
+    ("/subscribe", ""),
+    ("/subscribe/ws", ""),
+    ("/update/*", ""),
+    ("/create/*", ""),
+    ("/refresh/*", ""),
+    ("/purge/*", ""),
+    ("/login/*", ""),
+    ("/logout", ""),
+    ("/keys/*", ""),
+    ("/explain/*", ""),
+    ("/why/*", ""),
+    ("/processes", ""),
+    ("/openapi.json", ""),
+];
+
+/// What answers a request. Nothing is rejected: the last route takes all that is left.
+fn routes(context: Context) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let context = Arc::new(context);
+    let context = warp::any().map(move || Arc::clone(&context));
+    let read = warp::get().or(warp::head()).unify();
+    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
+    let condition = warp::header::value("if-none-match").map(Some);
+    let condition = condition.or(warp::any().map(|| None)).unify();
+    let at = |name| warp::path(name).and(warp::path::end());
+    let given = context.clone().and(query);
+
+    let fetch = warp::path("fetch").and(read);
+    let fetch = fetch.and(given.clone()).and(warp::path::tail()).and(condition).then(fetch::get);
+    let fetch_many = at("fetch").and(warp::post()).and(given.clone());
+    let fetch_many = fetch_many.and(warp::body::stream()).then(fetch::post);
+    let products = at("products").and(read).and(given.clone()).map(catalogue::products);
+    let status = at("status").and(read).and(given.clone()).map(health::status);
+    let healthz = at("healthz").and(read).map(health::healthz);
+    let readyz = at("readyz").and(read).and(given.clone()).map(health::readyz);
+    let metrics = at("metrics").and(read).and(given).map(metrics::metrics);
+    let nothing = warp::method().and(warp::path::full()).map(nothing);
+
+    // A hit pays for every route tried before its own, and for each level of nesting around it.
+    let others = fetch_many.or(products).unify().or(status).unify().or(healthz).unify();
+    let others = others.or(readyz).unify().or(metrics).unify().or(nothing).unify();
+    fetch.or(others.boxed()).unify()
+}
+
+/// The last route: there is nothing here, or not for this method, or not yet.
+fn nothing(method: Method, path: FullPath) -> Response {
+    let path = path.as_str();
+    match methods_at(path) {
+        None => reply::problem(&Problem::not_found(path)),
+        Some("") => reply::problem(&Problem::not_supported_yet(path)),
+        Some(allowed) => {
+            let problem = Problem::method_not_allowed(method.as_str(), allowed);
+            let mut response = reply::problem(&problem);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            response
+        }
+    }
+}
+
+fn methods_at(path: &str) -> Option<&'static str> {
+    // warp takes `/products/` for `/products`; `/fetch/` has no key, so it is `/fetch`.
+    let path = match path.strip_suffix('/') {
+        None | Some("") => path,
+        Some(shorter) => shorter,
+    };
+    let here = PATHS.iter().find(|(known, _)| match known.strip_suffix('*') {
+        Some(start) => path.starts_with(start),
+        None => path == *known,
+    });
+    here.map(|(_, methods)| *methods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_those_of_the_most_exact_path() {
+        for (path, methods) in [
+            ("/fetch", Some("GET, HEAD, POST")),
+            ("/fetch/", Some("GET, HEAD, POST")),
+            ("/fetch/p", Some("GET, HEAD")),
+            ("/fetch/p/", Some("GET, HEAD")),
+            ("/products/", Some("GET, HEAD")),
+            ("/", Some("")),
+            ("/why/p/1", Some("")),
+            ("/fetchx", None),
+            ("/products/x", None),
+            ("", None),
+            ("*", None),
+        ] {
+            assert_eq!(methods_at(path), methods, "{path}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! A connection → the same connection with an end to waiting: for a request, for its head, for the reader.
+//!
+//! hyper has one timer for a head and for the silence before it, and none for a reader that does not read.
+//! Here silence may last as long as a pool of clients keeps a connection, a head once begun must follow
+//! quickly, and a reader must take something now and then.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::time::{Instant, Sleep};
+
+/// How long each kind of waiting may last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For a request to begin.
+    pub(super) idle: Duration,
+    /// For a head to be whole, from its first byte.
+    pub(super) head: Duration,
+    /// For the reader to take anything of an answer.
+    pub(super) write: Duration,
+}
+
+/// What a connection waits for. Only the connection's own task changes it; the atomic is for `Send`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Phase(Arc<AtomicU8>);
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const SERVING: u8 = 2;
+
+impl Phase {
+    /// A head is whole and its request is being answered: what is read now is not timed here.
+    pub(super) fn serving(&self) {
+        self.0.store(SERVING, Ordering::Relaxed);
+    }
+
+    /// The answer is made: what comes next is another request.
+    pub(super) fn idle(&self) {
+        self.0.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+/// A connection that fails with [`io::ErrorKind::TimedOut`] when its patience is over.
+#[derive(Debug)]
+pub(super) struct Patient<T> {
+    io: T,
+    patience: Patience,
+    phase: Phase,
+    read: Deadline,
+    write: Deadline,
+}
+
+impl<T> Patient<T> {
+    /// Wraps a connection that was just accepted.
+    pub(super) fn new(io: T, patience: Patience, phase: Phase) -> Self {
+        Self { io, patience, phase, read: Deadline::default(), write: Deadline::default() }
+    }
+
+    fn wait_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let limit = match self.phase.0.load(Ordering::Relaxed) {
+            IDLE => self.patience.idle,
+            HEAD => self.patience.head,
+            _ => return Poll::Pending,
+        };
+        self.read.poll(cx, limit).map(Err)
+    }
+
+    /// Some of a head has come.
+    fn begin_head(&mut self) {
+        let began = self.phase.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+        if began.is_ok() {
+            self.read.clear();
+        }
+    }
+
+    /// The reader took something, or there was nothing to take.
+    fn progress(&mut self) {
+        self.write.clear();
+        // Silence counts from the end of the answer.
+        if self.phase.0.load(Ordering::Relaxed) == IDLE {
+            self.read.clear();
+        }
+    }
+
+    fn written<V>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<V>>,
+    ) -> Poll<io::Result<V>> {
+        if written.is_pending() {
+            return self.write.poll(cx, self.patience.write).map(Err);
+        }
+        self.progress();
+        written
+    }
+}
+
+impl<T: Read + Unpin> Read for Patient<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.io).poll_read(cx, buffer) {
+            Poll::Pending => this.wait_to_read(cx),
+            ready => {
+                this.begin_head();
+                ready
+            }
+        }
+    }
+}
+
+impl<T: Write + Unpin> Write for Patient<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.written(cx, written)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        if flushed.is_pending() {
+            return this.write.poll(cx, this.patience.write).map(Err);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.written(cx, written)
+    }
+}
+
+/// A timer that is set when waiting begins and kept for the next time.
+#[derive(Debug, Default)]
+struct Deadline {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// The limit it is set for; `None` when nothing is waited for.
+    set_for: Option<Duration>,
+}
+
+impl Deadline {
+    fn clear(&mut self) {
+        self.set_for = None;
+    }
+
+    /// Ready with the error once `limit` has passed since the first call after [`Deadline::clear`] or
+    /// with another limit.
+    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<io::Error> {
+        let end = || Instant::now() + limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end())));
+        if self.set_for != Some(limit) {
+            sleep.as_mut().reset(end());
+            self.set_for = Some(limit);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::rt::ReadBuf;
+    use hyper_util::rt::TokioIo;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    const LONG: Duration = Duration::from_secs(600);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn patient(
+        idle: Duration,
+        head: Duration,
+        write: Duration,
+    ) -> (Patient<TokioIo<DuplexStream>>, DuplexStream, Phase) {
+        let (near, far) = tokio::io::duplex(64);
+        let phase = Phase::default();
+        (
+            Patient::new(TokioIo::new(near), Patience { idle, head, write }, phase.clone()),
+            far,
+            phase,
+        )
+    }
+
+    async fn read(patient: &mut Patient<TokioIo<DuplexStream>>) -> io::Result<()> {
+        let mut memory = [0; 16];
+        let mut buffer = ReadBuf::new(&mut memory);
+        poll_fn(|cx| Pin::new(&mut *patient).poll_read(cx, buffer.unfilled())).await
+    }
+
+    async fn write(patient: &mut Patient<TokioIo<DuplexStream>>) -> io::Result<usize> {
+        poll_fn(|cx| Pin::new(&mut *patient).poll_write(cx, &[0; 64])).await
+    }
+
+    fn timed_out<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[tokio::test]
+    async fn silence_ends() {
+        let (mut patient, _far, _) = patient(SHORT, LONG, LONG);
+        assert!(timed_out(read(&mut patient).await));
+    }
+
+    #[tokio::test]
+    async fn a_head_once_begun_must_follow() {
+        let (mut patient, mut far, _) = patient(LONG, SHORT, LONG);
+        far.write_all(b"GET /").await.unwrap();
+        read(&mut patient).await.unwrap();
+        assert!(timed_out(read(&mut patient).await));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_trickle_do_not_prolong_a_head() {
+        let (mut patient, mut far, _) = patient(LONG, Duration::from_millis(200), LONG);
+        let trickle = tokio::spawn(async move {
+            let mut beat = tokio::time::interval(Duration::from_millis(10));
+            loop {
+                beat.tick().await;
+                if far.write_all(b"x").await.is_err() {
+                    return;
+                }
+            }
+        });
+        let error = loop {
+            if let Err(error) = read(&mut patient).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(patient);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_served_may_take_its_time() {
+        let (mut patient, mut far, phase) = patient(SHORT, SHORT, LONG);
+        far.write_all(b"GET /").await.unwrap();
+        read(&mut patient).await.unwrap();
+        phase.serving();
+        let waited = tokio::time::timeout(SHORT * 5, read(&mut patient)).await;
+        assert!(waited.is_err(), "{waited:?}");
+        phase.idle();
+        assert!(timed_out(read(&mut patient).await));
+    }
+
+    #[tokio::test]
+    async fn a_reader_must_read() {
+        let (mut patient, _far, _) = patient(LONG, LONG, SHORT);
+        write(&mut patient).await.unwrap();
+        assert!(timed_out(write(&mut patient).await));
+    }
+}

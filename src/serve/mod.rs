@@ -1,0 +1,95 @@
+//! Serve: entries → readers.
+//!
+//! What a read means lives in [`read`], whatever the protocol; [`http`] speaks it. Serve asks recompute for
+//! computations and the store for bytes; it must never know capture or depend.
+//!
+//! Invariant: bytes are answered as fresh only if their stamp is the ledger's and the ledger calls it fresh (R5).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    observe::Observer, product::Catalog, progress::Progress, recompute, store::Store,
+};
+
+pub mod http;
+pub mod near;
+pub mod problem;
+pub mod read;
+pub mod resolve;
+
+/// Bounds on what one reader may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest a read may wait.
+    pub wait: Duration,
+    /// Keys in one request.
+    pub keys_per_request: usize,
+    /// A request's body, in bytes.
+    pub body_bytes: u64,
+    /// Connections at once.
+    pub connections: usize,
+}
+
+/// What every protocol is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The products as they are now.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Computations and the ledger.
+    pub recompute: recompute::Handle,
+    /// Entries at rest.
+    pub store: Arc<dyn Store>,
+    /// Answer bytes in memory.
+    pub near: Arc<near::Near>,
+    /// How far kck is.
+    pub progress: watch::Receiver<Progress>,
+    /// Canonical texts that only the source knows.
+    pub canonical: Arc<resolve::Canonicaliser>,
+    /// How the parts are.
+    pub health: watch::Receiver<Arc<Health>>,
+    /// Where events go.
+    pub observer: Observer,
+    /// Bounds on what one reader may ask.
+    pub limits: Limits,
+}
+
+/// Whether kck is up, and what keeps it from being well.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Reads could be answered once since the start.
+    pub ready: bool,
+    /// Told to stop.
+    pub draining: bool,
+    /// What is not well.
+    pub reasons: Vec<Reason>,
+    /// The slot, as last seen.
+    pub slot: SlotHealth,
+}
+
+/// A part that is not well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// `source`, `stream`, `store`, `product`.
+    pub part: &'static str,
+    /// Since when, on kck's own clock, as `YYYY-MM-DDTHH:MM:SS.ffffffZ`.
+    pub since: String,
+    /// `KCKgnn`.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// The replication slot as last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SlotHealth {
+    /// Its name.
+    pub name: String,
+    /// WAL kept for it, in bytes.
+    pub retained_bytes: u64,
+    /// `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: String,
+}

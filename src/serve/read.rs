@@ -1,0 +1,314 @@
+//! A read: key and demand → answer. What a read means, whatever the protocol (R5, R8, R9; DESIGN section 10).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    change::{Epoch, Lsn, Position, SourceTime},
+    entry::Meta,
+    key::Key,
+    observe::{Event, ReadSource},
+    product::{Product, Stale},
+    progress::Progress,
+    recompute::{Error, Fresh, ledger::Standing, queue::Want},
+};
+
+use super::Context;
+
+/// A position a reader demands, maybe of a certain epoch: `0/16B3748` or `3:0/16B3748`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// The epoch it was given in, if it says so.
+    pub epoch: Option<Epoch>,
+    /// The position.
+    pub lsn: Lsn,
+}
+
+/// What a reader demands beyond an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// At least this position (R9).
+    pub min_lsn: Option<Token>,
+    /// Exact as of at most this long ago.
+    pub max_staleness: Option<Duration>,
+    /// A computation that starts after the request.
+    pub fresh: bool,
+    /// Only a version newer than this.
+    pub after: Option<u64>,
+    /// How long to wait for it.
+    pub wait: Duration,
+}
+
+/// What an answer is exact as of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// Every commit up to here is in the answer or does not touch it.
+    pub lsn: Lsn,
+    /// It equals the query run on the source at some moment not before this.
+    pub time: SourceTime,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The JSON as Postgres made it.
+    pub body: Bytes,
+    /// Grows with every change of the bytes.
+    pub version: u64,
+    /// When the bytes last changed, on the source's clock.
+    pub modified: SourceTime,
+    /// What it is exact as of.
+    pub as_of: AsOf,
+    /// A later commit is known to touch it.
+    pub stale: bool,
+    /// When it stops being an answer.
+    pub expires: Option<SourceTime>,
+    /// Whole seconds until then, where the product has `expire`.
+    pub ttl: Option<u64>,
+    /// Where it came from.
+    pub source: ReadSource,
+}
+
+/// What a read came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer.
+    Answer(Answer),
+    /// `after` was given and there is nothing newer within `wait`; the answer as it stands.
+    Unchanged(Answer),
+}
+
+/// Answers a key as demanded.
+///
+/// # Errors
+/// [`Error::NotFreshInTime`] when the demand is not met within its `wait`; what a computation came to otherwise.
+pub async fn read(
+    context: &Context,
+    product: &Arc<Product>,
+    key: &Key,
+    demand: &Demand,
+) -> Result<Outcome, Error> {
+    let read = Read { context, product, key, demand, deadline: Instant::now() + demand.wait };
+    let outcome = if demand.after.is_some() { read.newer().await } else { read.once().await.map(Outcome::Answer) };
+    if let Ok(Outcome::Answer(answer) | Outcome::Unchanged(answer)) = &outcome {
+        context.observer.note(Event::Read { source: answer.source, stale: answer.stale });
+    }
+    outcome
+}
+
+struct Read<'a> {
+    context: &'a Context,
+    product: &'a Arc<Product>,
+    key: &'a Key,
+    demand: &'a Demand,
+    deadline: Instant,
+}
+
+impl Read<'_> {
+    /// Waits for a version above `after`; the first of all is what stands.
+    async fn newer(&self) -> Result<Outcome, Error> {
+        let after = self.demand.after.unwrap_or(0);
+        let watching = self.context.recompute.watch(self.key);
+        loop {
+            let moved = watching.moved();
+            let answer = self.once().await?;
+            if answer.version > after {
+                return Ok(Outcome::Answer(answer));
+            }
+            if answer.stale {
+                self.context.recompute.queue_stale(self.key);
+            }
+            if tokio::time::timeout_at(self.deadline.into(), moved).await.is_err() {
+                return Ok(Outcome::Unchanged(answer));
+            }
+        }
+    }
+
+    /// One answer that meets the demand.
+    async fn once(&self) -> Result<Answer, Error> {
+        self.epoch_agrees()?;
+        if self.demand.fresh {
+            return self.computed(Want::New, ReadSource::Miss).await;
+        }
+        if self.demand.min_lsn.is_none()
+            && self.demand.max_staleness.is_none()
+            && let Some(answer) = self.standing(ReadSource::Hit).await
+            && (!answer.stale || self.product.draft.policy.stale == Stale::Serve)
+        {
+            if answer.stale {
+                self.context.recompute.queue_stale(self.key);
+            }
+            return Ok(answer);
+        }
+        self.demanded().await
+    }
+
+    /// Waits, and computes where waiting cannot help, until the demand is met.
+    async fn demanded(&self) -> Result<Answer, Error> {
+        let mut progress = self.context.progress.clone();
+        let mut source = ReadSource::Hit;
+        loop {
+            let now = *progress.borrow_and_update();
+            let standing = self.standing(source).await;
+            match standing {
+                Some(answer) if self.meets(&answer, &now) => return Ok(answer),
+                Some(answer) if !answer.stale && self.can_be_certified() => {}
+                // Computing before V is there would only have to be done again.
+                _ if self.waits_for_visible(&now) => {}
+                Some(_) => {
+                    let answer = self.computed(Want::AtLeast(now.as_of()), ReadSource::Wait).await?;
+                    if self.meets(&answer, &self.context.progress.borrow()) {
+                        return Ok(answer);
+                    }
+                }
+                None => {
+                    let answer = self.computed(Want::AtLeast(self.least(&now)), ReadSource::Miss).await?;
+                    // Without a demand a miss may say `stale` (R4), unless the product waits for the fresh one.
+                    if self.meets(&answer, &self.context.progress.borrow()) {
+                        return Ok(answer);
+                    }
+                }
+            }
+            source = ReadSource::Wait;
+            self.context.recompute.hasten();
+            match tokio::time::timeout_at(self.deadline.into(), progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Error::Stopping),
+                Err(_) => return Err(self.context.recompute.too_late("")),
+            }
+        }
+    }
+
+    /// Where a running computation must have begun to be worth waiting for.
+    fn least(&self, now: &Progress) -> Position {
+        match self.demand.min_lsn {
+            Some(token) => Position { epoch: now.epoch, lsn: token.lsn },
+            None => Position::default(),
+        }
+    }
+
+    fn can_be_certified(&self) -> bool {
+        self.product.draft.policy.change && self.product.draft.policy.expire.is_none()
+    }
+
+    fn waits_for_visible(&self, now: &Progress) -> bool {
+        self.demand.min_lsn.is_some_and(|token| now.visible < token.lsn)
+    }
+
+    fn epoch_agrees(&self) -> Result<(), Error> {
+        let epoch = self.context.progress.borrow().epoch;
+        match self.demand.min_lsn {
+            Some(Token { epoch: Some(asked), .. }) if asked != epoch => {
+                Err(self.context.recompute.too_late("another epoch"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// R9 and `max_staleness`; without either, whether the product lets a stale answer pass.
+    fn meets(&self, answer: &Answer, now: &Progress) -> bool {
+        // `as_of` of an unmarked answer includes the certificate, of a marked one it is its own.
+        let position = self.demand.min_lsn.is_none_or(|token| answer.as_of.lsn >= token.lsn);
+        let age = self.demand.max_staleness.is_none_or(|age| {
+            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+            now.source_now(Instant::now()).is_some_and(|clock| answer.as_of.time.0 >= clock.0.saturating_sub(age))
+        });
+        let waits = self.demand.min_lsn.is_none()
+            && self.demand.max_staleness.is_none()
+            && self.product.draft.policy.stale == Stale::Wait;
+        position && age && !(waits && answer.stale)
+    }
+
+    /// What the entry answers now; a miss when its bytes are not to be had.
+    async fn standing(&self, source: ReadSource) -> Option<Answer> {
+        let standing = self.context.recompute.read(self.key)?;
+        // An entry of another definition stands in only where stale answers are served.
+        if standing.meta.fingerprint != self.product.fingerprint && self.product.draft.policy.stale == Stale::Wait {
+            return None;
+        }
+        let body = self.body(&standing).await?;
+        let progress = *self.context.progress.borrow();
+        let as_of = as_of(&standing, &progress);
+        Some(self.answer(&standing.meta, body, as_of, !standing.fresh, source))
+    }
+
+    /// The bytes of this very stamp: from memory, else from the store.
+    async fn body(&self, standing: &Standing) -> Option<Bytes> {
+        let stamp = standing.meta.stamp;
+        if let Some(body) = self.context.near.get(self.key, stamp) {
+            return Some(body);
+        }
+        match self.context.store.get(self.key).await {
+            Ok(Some(entry)) if entry.meta.stamp == stamp => {
+                self.context.near.insert(self.key.clone(), stamp, entry.body.clone());
+                Some(entry.body)
+            }
+            // Never written, or another write is on its way: without its bytes there is no entry.
+            Ok(_) => {
+                self.context.recompute.ledger().lose(self.key, stamp);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "reading an entry waits for the store");
+                None
+            }
+        }
+    }
+
+    async fn computed(&self, want: Want, source: ReadSource) -> Result<Answer, Error> {
+        let result = self.context.recompute.compute(self.key, want, self.deadline).await;
+        let fresh = match result {
+            Ok(fresh) => fresh,
+            Err(error) => return self.instead(error).await,
+        };
+        if fresh.cached {
+            self.context.near.insert(self.key.clone(), fresh.meta.stamp, fresh.body.clone());
+        }
+        let (stale, as_of) = match self.context.recompute.read(self.key) {
+            Some(standing) if fresh.cached && standing.meta.stamp == fresh.meta.stamp => {
+                (!standing.fresh, as_of(&standing, &self.context.progress.borrow()))
+            }
+            _ => (self.is_overtaken(&fresh), AsOf { lsn: fresh.meta.as_of.lsn, time: fresh.meta.as_of_time }),
+        };
+        Ok(self.answer(&fresh.meta, fresh.body.clone(), as_of, stale, source))
+    }
+
+    fn is_overtaken(&self, fresh: &Fresh) -> bool {
+        fresh.meta.as_of < self.context.recompute.ledger().product_mark(self.product.name())
+    }
+
+    /// A computation that failed leaves the last entry, stale, under `stale = "serve"` and without a demand.
+    async fn instead(&self, error: Error) -> Result<Answer, Error> {
+        let demanded = self.demand.fresh || self.demand.min_lsn.is_some() || self.demand.max_staleness.is_some();
+        let serves = self.product.draft.policy.stale == Stale::Serve && !demanded;
+        let failed = matches!(error, Error::SourceUnavailable(_) | Error::ProductBroken { .. });
+        match self.standing(ReadSource::Hit).await {
+            Some(answer) if serves && failed => Ok(answer),
+            _ => Err(error),
+        }
+    }
+
+    fn answer(&self, meta: &Meta, body: Bytes, as_of: AsOf, stale: bool, source: ReadSource) -> Answer {
+        let now = self.context.progress.borrow().source_now(Instant::now());
+        let ttl = meta.expires.map(|expires| {
+            let left = now.map_or(0, |now| expires.0.saturating_sub(now.0));
+            u64::try_from(left / 1_000_000).unwrap_or(0)
+        });
+        Answer { body, version: meta.version, modified: meta.modified, as_of, stale, expires: meta.expires, ttl, source }
+    }
+}
+
+/// R8: an unmarked answer of a matched product is exact as of the certificate or its own, whichever is later.
+fn as_of(standing: &Standing, progress: &Progress) -> AsOf {
+    let own = AsOf { lsn: standing.meta.as_of.lsn, time: standing.meta.as_of_time };
+    match progress.certified() {
+        Some(certificate) if standing.fresh && standing.certified => {
+            AsOf { lsn: own.lsn.max(certificate.lsn), time: own.time.max(certificate.time) }
+        }
+        _ => own,
+    }
+}

@@ -1,0 +1,119 @@
+//! A request's parameters → a product and a key. What only the source can canonicalise it is asked once.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use crate::{
+    description::Type,
+    key::Key,
+    postgres::{Error as SourceError, Source, canonical::Asker},
+    product::{
+        Product, Slot,
+        resolve::{KeyError, Raw, Resolution, resolve},
+    },
+};
+
+use super::{
+    Context,
+    problem::{Kind, KeyFault, Problem},
+};
+
+/// Raw texts whose canonical form is remembered.
+const TEXTS_KEPT: usize = 100_000;
+
+/// Texts longer than this are not remembered.
+const TEXT_BYTES_KEPT: usize = 1024;
+
+/// Canonical texts of types that kck does not print itself: asked of the source once a raw text, remembered.
+pub struct Canonicaliser {
+    source: Arc<Source>,
+    /// One question at a time on one connection: only texts never seen before come here.
+    asker: tokio::sync::Mutex<Option<Asker>>,
+    known: Cache<(String, String), Arc<str>>,
+}
+
+impl Canonicaliser {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(source: Arc<Source>) -> Self {
+        Self { source, asker: tokio::sync::Mutex::new(None), known: Cache::new(TEXTS_KEPT) }
+    }
+
+    /// What the source prints for `raw` as this type; `None` when it is no value of it.
+    async fn canonical(&self, type_: &Type, raw: &str) -> Result<Option<Arc<str>>, SourceError> {
+        let known = (type_.name.clone(), raw.to_owned());
+        if let Some(text) = self.known.get(&known) {
+            return Ok(Some(text));
+        }
+        let mut asker = self.asker.lock().await;
+        if asker.as_ref().is_none_or(Asker::is_closed) {
+            *asker = Some(Asker::new(self.source.connect("describe", &[("statement_timeout", "5s")]).await?));
+        }
+        let Some(open) = asker.as_ref() else { return Ok(None) };
+        let text: Option<Arc<str>> = open.canonical(type_, raw).await?.map(Into::into);
+        if let Some(text) = &text
+            && raw.len() + text.len() <= TEXT_BYTES_KEPT
+        {
+            self.known.insert(known, Arc::clone(text));
+        }
+        Ok(text)
+    }
+}
+
+/// The key that raw path segments, still encoded, name.
+///
+/// # Errors
+/// The request's fault, or the source's when it must be asked and cannot.
+pub async fn from_segments(context: &Context, product: &str, segments: &[String]) -> Result<(Arc<Product>, Key), Problem> {
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    key(context, product, Raw::Path(&segments)).await
+}
+
+/// The key that decoded values by name make.
+///
+/// # Errors
+/// As [`from_segments`].
+pub async fn from_names(context: &Context, product: &str, pairs: &[(String, String)]) -> Result<(Arc<Product>, Key), Problem> {
+    key(context, product, Raw::Named(pairs)).await
+}
+
+async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product>, Key), Problem> {
+    let slot = context.catalog.borrow().products.get(name).cloned();
+    let product = match slot {
+        Some(Slot::Ready(product)) => product,
+        Some(Slot::Broken(_)) => return Err(KeyFault::Broken { product: name.to_owned() }.into()),
+        None => return Err(KeyFault::Unknown { product: name.to_owned() }.into()),
+    };
+    let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
+        Resolution::Key(key) => return Ok((product, key)),
+        Resolution::Ask(pending) => pending,
+    };
+    let mut answers = Vec::new();
+    for (index, raw) in pending.questions() {
+        let Some(parameter) = product.parameters.get(index) else { continue };
+        let asked = context.canonical.canonical(&parameter.type_, raw).await;
+        let answer = asked.map_err(|error| {
+            tracing::warn!(%error, "a parameter waits for the source");
+            Problem::new(Kind::SourceUnavailable, "the source is needed to read a parameter and cannot be asked", "try again")
+        })?;
+        let bad = || fault(&product, parameter.bad(raw, "not a value of this type").into());
+        answers.push(answer.ok_or_else(bad)?);
+    }
+    let key = pending.key(answers.iter().map(|answer| &**answer));
+    Ok((product, key))
+}
+
+fn fault(product: &Product, error: KeyError) -> Problem {
+    let names = || product.parameters.iter().map(|parameter| parameter.name.clone()).collect();
+    match error {
+        KeyError::Count { product, got, .. } => KeyFault::Count { product, expected: names(), got }.into(),
+        KeyError::Unknown { product, name } => KeyFault::NoSuchParameter { product, parameter: name, expected: names() }.into(),
+        KeyError::Bad(bad) => {
+            KeyFault::Bad { parameter: bad.name, type_name: bad.type_name, text: bad.text, fact: bad.reason }.into()
+        }
+        KeyError::Twice { name } => {
+            Problem::new(Kind::BadRequest, format!("parameter '{name}' is given twice"), "give it once").with_args([name])
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The state table's cells ↔ what kck must remember beside entries: epoch, term, floors, positions, products.
+//!
+//! Values are short texts, so that a person can read them with any client of the store.
+
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+
+use bytes::Bytes;
+
+use crate::{
+    change::{Epoch, Lsn, Position, Xid},
+    entry::{Fingerprint, Stamp},
+};
+
+use super::{Error, StateCell};
+
+/// Which history of which source the positions belong to (DESIGN section 7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// `pg_control_system().system_identifier`.
+    pub system_identifier: String,
+    /// Its timeline.
+    pub timeline: i64,
+    /// The slot.
+    pub slot: String,
+    /// The database.
+    pub database: String,
+}
+
+/// A product that is being matched (R1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matched {
+    /// What it meant when it joined, without the generation.
+    pub definition: Fingerprint,
+    /// Told from an earlier matching of the same definition.
+    pub generation: u64,
+}
+
+/// Everything the state table holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// The source's history, from 1; 0 before the first.
+    pub epoch: Epoch,
+    /// How often kck was started on this store.
+    pub term: u32,
+    /// Every stamp issued so far is at most this.
+    pub stamp_floor: Stamp,
+    /// Every version issued so far is at most this.
+    pub version_floor: u64,
+    /// The position last recorded before it was acknowledged (R14).
+    pub recorded: Position,
+    /// Whole-product marks.
+    pub marks: BTreeMap<String, Position>,
+    /// Products being matched.
+    pub matched: BTreeMap<String, Matched>,
+    /// Acknowledged before they were seen visible (R3).
+    pub early: Vec<(Xid, Lsn)>,
+    /// Whose positions these are.
+    pub origin: Option<Origin>,
+}
+
+const MARK: &str = "mark/";
+const MATCHED: &str = "matched/";
+
+impl State {
+    /// Reads the table's cells; unknown names are left for newer versions.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a cell that says nothing sensible.
+    pub fn decode(cells: &[StateCell]) -> Result<Self, Error> {
+        let mut state = Self::default();
+        for cell in cells {
+            let Some(value) = &cell.value else { continue };
+            let text = std::str::from_utf8(value).map_err(|_| corrupt(&cell.name, "not UTF-8"))?;
+            let words: Vec<&str> = text.split('\n').collect();
+            let word = |at: usize| words.get(at).copied().ok_or_else(|| corrupt(&cell.name, "too few lines"));
+            match cell.name.as_str() {
+                "epoch" => state.epoch = Epoch(number(&cell.name, word(0)?)?),
+                "term" => state.term = number(&cell.name, word(0)?)?,
+                "floors" => {
+                    state.stamp_floor = Stamp(number(&cell.name, word(0)?)?);
+                    state.version_floor = number(&cell.name, word(1)?)?;
+                }
+                "recorded" => state.recorded = position(&cell.name, word(0)?)?,
+                "early" => state.early = early(&cell.name, &words)?,
+                "origin" => {
+                    state.origin = Some(Origin {
+                        system_identifier: word(0)?.to_owned(),
+                        timeline: number(&cell.name, word(1)?)?,
+                        slot: word(2)?.to_owned(),
+                        database: word(3)?.to_owned(),
+                    });
+                }
+                name => {
+                    if let Some(product) = name.strip_prefix(MARK) {
+                        state.marks.insert(product.to_owned(), position(name, word(0)?)?);
+                    } else if let Some(product) = name.strip_prefix(MATCHED) {
+                        let definition = fingerprint(name, word(0)?)?;
+                        let generation = number(name, word(1)?)?;
+                        state.matched.insert(product.to_owned(), Matched { definition, generation });
+                    }
+                }
+            }
+        }
+        Ok(state)
+    }
+}
+
+/// The epoch's cell.
+#[must_use]
+pub fn epoch(epoch: Epoch, stamp: u64) -> StateCell {
+    cell("epoch", epoch.0, stamp)
+}
+
+/// The term's cell.
+#[must_use]
+pub fn term(term: u32, stamp: u64) -> StateCell {
+    cell("term", term, stamp)
+}
+
+/// The floors' cell.
+#[must_use]
+pub fn floors(of_stamps: Stamp, of_versions: u64, stamp: u64) -> StateCell {
+    cell("floors", format!("{}\n{of_versions}", of_stamps.0), stamp)
+}
+
+/// The recorded position's cell.
+#[must_use]
+pub fn recorded(position: Position, stamp: u64) -> StateCell {
+    cell("recorded", position, stamp)
+}
+
+/// A whole-product mark's cell: written with the mark itself, so that the highest wins.
+#[must_use]
+pub fn mark(product: &str, position: Position) -> StateCell {
+    cell(&format!("{MARK}{product}"), position, position.packed())
+}
+
+/// A product joins the list of those matched, or leaves it.
+#[must_use]
+pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell {
+    let text = matched.map(|Matched { definition, generation }| format!("{}\n{generation}", hex(definition)));
+    StateCell { name: format!("{MATCHED}{product}"), value: text.map(Bytes::from), stamp }
+}
+
+/// The early acknowledged transactions' cell.
+#[must_use]
+pub fn early_cell(early: &[(Xid, Lsn)], stamp: u64) -> StateCell {
+    let lines: Vec<String> = early.iter().map(|(xid, end)| format!("{} {end}", xid.0)).collect();
+    cell("early", lines.join("\n"), stamp)
+}
+
+/// The origin's cell.
+#[must_use]
+pub fn origin(origin: &Origin, stamp: u64) -> StateCell {
+    let Origin { system_identifier, timeline, slot, database } = origin;
+    cell("origin", format!("{system_identifier}\n{timeline}\n{slot}\n{database}"), stamp)
+}
+
+fn cell(name: &str, value: impl Display, stamp: u64) -> StateCell {
+    StateCell { name: name.to_owned(), value: Some(Bytes::from(value.to_string())), stamp }
+}
+
+fn corrupt(cell: &str, fact: &'static str) -> Error {
+    Error::Corrupt { what: format!("state cell {cell}"), fact }
+}
+
+fn number<T: FromStr>(cell: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| corrupt(cell, "not a number"))
+}
+
+fn position(cell: &str, text: &str) -> Result<Position, Error> {
+    let bad = || corrupt(cell, "not a position");
+    let (epoch, lsn) = text.split_once(':').ok_or_else(bad)?;
+    Ok(Position { epoch: Epoch(number(cell, epoch)?), lsn: lsn.parse().map_err(|_| bad())? })
+}
+
+fn early(cell: &str, lines: &[&str]) -> Result<Vec<(Xid, Lsn)>, Error> {
+    let bad = || corrupt(cell, "not a transaction");
+    let line = |line: &&str| {
+        let (xid, end) = line.split_once(' ').ok_or_else(bad)?;
+        Ok((Xid(number(cell, xid)?), end.parse().map_err(|_| bad())?))
+    };
+    lines.iter().filter(|line| !line.is_empty()).map(line).collect()
+}
+
+fn hex(fingerprint: Fingerprint) -> String {
+    fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn fingerprint(cell: &str, text: &str) -> Result<Fingerprint, Error> {
+    let number = u128::from_str_radix(text, 16).map_err(|_| corrupt(cell, "not a fingerprint"))?;
+    Ok(Fingerprint(number.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_reads_what_was_written() {
+        let at = |lsn| Position { epoch: Epoch(3), lsn: Lsn(lsn) };
+        let state = State {
+            epoch: Epoch(3),
+            term: 7,
+            stamp_floor: Stamp(1 << 60),
+            version_floor: 9,
+            recorded: at(0x16B_3748),
+            marks: [("p".to_owned(), at(5))].into(),
+            matched: [("p".to_owned(), Matched { definition: Fingerprint([7; 16]), generation: 12 })].into(),
+            early: vec![(Xid(5), Lsn(6)), (Xid(u32::MAX), Lsn(u64::MAX))],
+            origin: Some(Origin {
+                system_identifier: "7".into(),
+                timeline: 1,
+                slot: "kck".into(),
+                database: "shop".into(),
+            }),
+        };
+        let cells = [
+            epoch(state.epoch, 1),
+            term(state.term, 1),
+            floors(state.stamp_floor, state.version_floor, 1),
+            recorded(state.recorded, 1),
+            mark("p", at(5)),
+            matched("p", state.matched.get("p").copied(), 1),
+            matched("gone", None, 1),
+            early_cell(&state.early, 1),
+            origin(state.origin.as_ref().unwrap(), 1),
+        ];
+        assert_eq!(State::decode(&cells).unwrap(), state);
+    }
+
+    #[test]
+    fn a_cell_that_makes_no_sense_is_named() {
+        let cell = StateCell { name: "recorded".into(), value: Some("x".into()), stamp: 1 };
+        assert!(State::decode(&[cell]).unwrap_err().to_string().contains("recorded"));
+    }
+}
