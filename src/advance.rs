@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     capture::{Control, acknowledge::Positions},
@@ -181,8 +182,16 @@ impl Step {
         }
     }
 
-    /// Returns when a barrier is due: something arrived, somebody waits, or the time is up.
-    pub async fn pause(&mut self, inbox: &Inbox) {
+    /// Returns true when a barrier is due: something arrived, somebody waits, or the time is up; false when kck is
+    /// told to stop.
+    pub async fn pause(&mut self, inbox: &Inbox, shutdown: &CancellationToken) -> bool {
+        tokio::select! {
+            () = shutdown.cancelled() => false,
+            () = self.due(inbox) => true,
+        }
+    }
+
+    async fn due(&mut self, inbox: &Inbox) {
         let last = self.barrier_at;
         let since = |span: Duration| async move {
             if let Some(last) = last {
@@ -239,7 +248,10 @@ impl Step {
     }
 
     /// Repeats a write until the store has taken it. Nothing is acknowledged meanwhile.
-    async fn durably<F: Future<Output = Result<(), crate::store::Error>>>(&self, write: impl Fn(Arc<dyn Store>) -> F) {
+    async fn durably<F: Future<Output = Result<(), crate::store::Error>>>(
+        &self,
+        write: impl Fn(Arc<dyn Store>) -> F,
+    ) {
         let mut retry = RETRY_FIRST;
         while let Err(error) = write(Arc::clone(&self.parts.store)).await {
             self.parts.observer.part("store", Some(crate::postgres::describe_chain(&error)));
@@ -263,7 +275,9 @@ impl Step {
         self.settle.barrier(Certificate { lsn: insert, time: barrier.time, sent: barrier.sent });
         self.invisible = match self.invisible {
             _ if !waits => None,
-            Some((since, pause)) if group.transactions == 0 => Some((since, (pause * 2).min(INVISIBLE_MOST))),
+            Some((since, pause)) if group.transactions == 0 => {
+                Some((since, (pause * 2).min(INVISIBLE_MOST)))
+            }
             _ => Some((Instant::now(), INVISIBLE_FIRST)),
         };
         let settle = &self.settle;
@@ -287,8 +301,12 @@ impl Step {
     /// Beside asynchronous commits the stream lies behind the insert position until something is flushed:
     /// a reader's certificate must not wait for chance (R8).
     async fn nudge(&mut self) {
-        let late = self.settle.waiting().is_some_and(|barrier| barrier.sent.elapsed() > NUDGE_AFTER);
-        if late && self.parts.recompute.was_read_within(NUDGE_EVERY) && self.nudged_at.elapsed() > NUDGE_EVERY {
+        let late =
+            self.settle.waiting().is_some_and(|barrier| barrier.sent.elapsed() > NUDGE_AFTER);
+        if late
+            && self.parts.recompute.was_read_within(NUDGE_EVERY)
+            && self.nudged_at.elapsed() > NUDGE_EVERY
+        {
             self.nudged_at = Instant::now();
             if let Err(error) = self.parts.source.nudge().await {
                 tracing::warn!(%error, "certificates may lag beside asynchronous commits");
@@ -323,8 +341,11 @@ impl Step {
         for (_, end) in &early.all {
             inbox.positions().covered(*end);
         }
-        self.parts.observer.note(Event::MarkedEarly { end: early.end, transactions: early.transactions });
-        self.recorded_at = Instant::now().checked_sub(ACKNOWLEDGE_EVERY).unwrap_or(self.recorded_at);
+        self.parts
+            .observer
+            .note(Event::MarkedEarly { end: early.end, transactions: early.transactions });
+        self.recorded_at =
+            Instant::now().checked_sub(ACKNOWLEDGE_EVERY).unwrap_or(self.recorded_at);
     }
 
     async fn is_standby(&mut self, inbox: &Inbox) -> bool {
@@ -342,8 +363,19 @@ impl Step {
     /// R14: the position is recorded, after the marks it covers, before it is sent.
     pub async fn acknowledge(&mut self, inbox: &Inbox) {
         self.nudge().await;
+        if self.recorded_at.elapsed() >= ACKNOWLEDGE_EVERY {
+            self.record(inbox).await;
+        }
+    }
+
+    /// What was released is recorded, so that the next start finds its entries firm.
+    pub async fn finish(&mut self, inbox: &Inbox) {
+        self.record(inbox).await;
+    }
+
+    async fn record(&mut self, inbox: &Inbox) {
         let position = inbox.positions().position();
-        if position <= self.recorded || self.recorded_at.elapsed() < ACKNOWLEDGE_EVERY {
+        if position <= self.recorded {
             return;
         }
         let epoch = self.parts.progress.borrow().epoch;

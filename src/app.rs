@@ -22,7 +22,7 @@ use crate::{
         ledger::{Ledger, Terms},
         reserve::{Floors, Reserve},
     },
-    resume::{self, Joins, Names, Resumed},
+    resume::{self, Joins, Names, Resumed, Resuming},
     serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
     store::{
         self, Store,
@@ -35,6 +35,8 @@ const QUEUED_KEYS: usize = 100_000;
 /// Keys in one statement at most, and how long one should take.
 const BATCH_KEYS: usize = 200;
 const BATCH_TIME: Duration = Duration::from_millis(50);
+/// The longest that stopping may take; requests in flight have ten seconds of it.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// A request's body.
 const BODY_BYTES: u64 = 1 << 20;
 
@@ -58,7 +60,9 @@ impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Self {
         let hint = match &error {
             postgres::Error::Refused { hint, .. } => hint.clone(),
-            postgres::Error::Unreachable { .. } => "check that the source runs and that [source] url is right".to_owned(),
+            postgres::Error::Unreachable { .. } => {
+                "check that the source runs and that [source] url is right".to_owned()
+            }
             _ => String::new(),
         };
         Self::new(postgres::describe_chain(&error), hint)
@@ -76,8 +80,12 @@ impl From<resume::Error> for Failure {
         match error {
             resume::Error::Source(error) => error.into(),
             resume::Error::Store(error) => error.into(),
-            resume::Error::Epochs => Self::new(error.to_string(), "give [store] an empty keyspace or directory"),
-            resume::Error::ForeignSlot(_) => Self::new(error.to_string(), "give [source] slot another name"),
+            resume::Error::Epochs => {
+                Self::new(error.to_string(), "give [store] an empty keyspace or directory")
+            }
+            resume::Error::ForeignSlot(_) => {
+                Self::new(error.to_string(), "give [source] slot another name")
+            }
         }
     }
 }
@@ -96,12 +104,20 @@ pub struct App {
 ///
 /// # Errors
 /// When it cannot be understood, or the file not be read.
-pub fn address(config: &Config, url: &str, environment: &[(String, String)]) -> Result<Address, Failure> {
-    let from = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let address = Address::parse(url, from).map_err(|error| Failure::new(error.to_string(), "set [source] url, or KCK_SOURCE__URL"))?;
+pub fn address(
+    config: &Config,
+    url: &str,
+    environment: &[(String, String)],
+) -> Result<Address, Failure> {
+    let from = |name: &str| {
+        environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    };
+    let address = Address::parse(url, from)
+        .map_err(|error| Failure::new(error.to_string(), "set [source] url, or KCK_SOURCE__URL"))?;
     let Some(file) = &config.password_file else { return Ok(address) };
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::new(format!("read {}: {error}", file.display()), "check [source] password_file"))?;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::new(format!("read {}: {error}", file.display()), "check [source] password_file")
+    })?;
     Ok(address.with_password(text.lines().next().unwrap_or("")))
 }
 
@@ -151,7 +167,11 @@ impl App {
     ///
     /// # Errors
     /// What cannot be started, and what to do.
-    pub async fn start(config: Config, environment: &[(String, String)], observer: Observer) -> Result<Self, Failure> {
+    pub async fn start(
+        config: Config,
+        environment: &[(String, String)],
+        observer: Observer,
+    ) -> Result<Self, Failure> {
         observer.halt_at(config.halt_at);
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|error| Failure::new(error.to_string(), ""))?;
@@ -161,59 +181,10 @@ impl App {
             None => source_address.clone(),
         };
         let source = Arc::new(Source::new(source_address));
-        let mut client = source.connect("describe", &[]).await?;
-        let store = open_store(&config).await?;
-        let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
-        let loaded = load::files(&config.directory.join("products"));
-        let mut catalog = load::catalog(&mut client, loaded).await?;
-        let index = load::index(&catalog);
-
-        let state = State::decode(&store.load().await?)?;
-        let term = state.term + 1;
-        store.save(&[state::term(term, u64::from(term) << 32)]).await?;
-        let floors = Floors { stamp: state.stamp_floor, version: state.version_floor };
-        let reserve = Reserve::new(Arc::clone(&store), term, floors);
-        let wanted = index.tables().collect();
-        let resumed = resume::resume(&client, &store, &names, &wanted, || reserve.state_stamp(), &observer).await?;
-        source.expect(resumed.facts.history.clone());
-        load::refuse_unpublished(&mut catalog, &index, &resumed.unusable);
-        let index = load::index(&catalog);
-        let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
-        store.save(&joins.cells).await?;
-        let joiners = joiners(&joins, &index, &resumed);
-        for (name, slot) in &catalog.products {
-            if let Slot::Broken(faults) = slot {
-                let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-                observer.note(Event::ProductBroken { product: name.clone(), why });
-            }
-        }
-        let mut ledger = Ledger::new(resumed.position.epoch, term, floors.stamp, floors.version);
-        rebuild(&mut ledger, &catalog, &joiners, &state, &store, resumed.position.lsn).await?;
-
-        let progress = Progress { epoch: resumed.position.epoch, visible: resumed.position.lsn, ..Progress::default() };
-        let (progress, _) = watch::channel(progress);
-        let (catalog, _) = watch::channel(Arc::new(catalog));
-        let (index, _) = watch::channel(Arc::new(index));
-        let slot = SlotHealth { name: names.slot.clone(), ..SlotHealth::default() };
-        let (health, _) = watch::channel(Arc::new(Health { ready: true, slot, ..Health::default() }));
-        let recompute = Handle::new(recompute::Parts {
-            config: recompute::Config {
-                connections: config.refresh_connections,
-                tracked_keys: config.tracked_keys,
-                answer_bytes: config.answer_bytes,
-                queued_keys: QUEUED_KEYS,
-                batch_keys: BATCH_KEYS,
-                batch_time: BATCH_TIME,
-            },
-            ledger,
-            catalog: catalog.subscribe(),
-            progress: progress.subscribe(),
-            store: Arc::clone(&store),
-            reserve,
-            observer: observer.clone(),
-        });
-        let matched = joins.matched;
-        let parts = Parts { config, names, source, replication, store, recompute, progress, catalog, index, health, observer, matched };
+        let rebuilt = rebuild(&config, &source, &observer).await?;
+        let Rebuilt { resumed, joiners, .. } = &rebuilt;
+        let (resumed, joiners) = (resumed.clone(), joiners.clone());
+        let parts = Parts::new(config, source, replication, rebuilt, observer);
         Ok(parts.run(listener, address, resumed, joiners))
     }
 
@@ -237,14 +208,22 @@ impl App {
     /// Stops every part: what is in flight ends within its limits, positions are recorded.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        while self.tasks.join_next().await.is_some() {}
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::warn!(
+                "some part did not stop in time; what it had not recorded is done again at the next start"
+            );
+        }
     }
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {
-    TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| Failure::new(format!("listen on {}: {error}", config.listen), "give [http] listen another address"))
+    TcpListener::bind(config.listen).await.map_err(|error| {
+        Failure::new(
+            format!("listen on {}: {error}", config.listen),
+            "give [http] listen another address",
+        )
+    })
 }
 
 /// Compares the products with those that were matched when kck last stopped; the generations go into their
@@ -288,39 +267,150 @@ fn joiners(joins: &Joins, index: &Index, resumed: &Resumed) -> Vec<Joiner> {
     joins.joining.iter().filter_map(joiner).collect()
 }
 
-/// The ledger from track records, marks and entries (R14).
+/// What source and store together say of where kck stopped, and goes on.
+struct Rebuilt {
+    names: Names,
+    store: Arc<dyn Store>,
+    catalog: Catalog,
+    index: Index,
+    resumed: Resumed,
+    joiners: Vec<Joiner>,
+    matched: BTreeMap<String, Matched>,
+    ledger: Ledger,
+    reserve: Reserve,
+}
+
 async fn rebuild(
-    ledger: &mut Ledger,
-    catalog: &Catalog,
-    joiners: &[Joiner],
-    state: &State,
-    store: &Arc<dyn Store>,
-    recorded: Lsn,
-) -> Result<(), Failure> {
+    config: &Config,
+    source: &Arc<Source>,
+    observer: &Observer,
+) -> Result<Rebuilt, Failure> {
+    let mut client = source.connect("describe", &[]).await?;
+    let store = open_store(config).await?;
+    let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
+    let loaded = load::files(&config.directory.join("products"));
+    let mut catalog = load::catalog(&mut client, loaded).await?;
+    let index = load::index(&catalog);
+    let state = State::decode(&store.load().await?)?;
+    let term = state.term + 1;
+    store.save(&[state::term(term, u64::from(term) << 32)]).await?;
+    let floors = Floors { stamp: state.stamp_floor, version: state.version_floor };
+    let reserve = Reserve::new(Arc::clone(&store), term, floors);
+    let wanted = index.tables().collect();
+    let resumed = Resuming { client: &client, store: &store, names: &names, observer }
+        .resume(&wanted, || reserve.state_stamp())
+        .await?;
+    source.expect(resumed.facts.history.clone());
+    load::refuse_unpublished(&mut catalog, &index, &resumed.unusable);
+    let index = load::index(&catalog);
+    let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
+    store.save(&joins.cells).await?;
+    let joiners = joiners(&joins, &index, &resumed);
+    for (name, slot) in &catalog.products {
+        if let Slot::Broken(faults) = slot {
+            let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            observer.note(Event::ProductBroken { product: name.clone(), why });
+        }
+    }
+    let mut ledger = Ledger::new(resumed.position.epoch, term, floors.stamp, floors.version);
+    list(&mut ledger, &catalog, &joiners, &state);
+    let recorded = resumed.position.lsn;
+    store.scan(&mut |scanned| ledger.recover(scanned, recorded)).await?;
+    let matched = joins.matched;
+    Ok(Rebuilt { names, store, catalog, index, resumed, joiners, matched, ledger, reserve })
+}
+
+/// The products with their marks, before their keys come in (R14).
+fn list(ledger: &mut Ledger, catalog: &Catalog, joiners: &[Joiner], state: &State) {
     for product in catalog.ready() {
         let policy = &product.draft.policy;
         let certified = policy.change && policy.expire.is_none();
         let terms = Terms { fingerprint: product.fingerprint, shape: product.shape, certified };
-        ledger.product(product.name(), terms, state.marks.get(product.name()).copied().unwrap_or_default());
+        let mark = state.marks.get(product.name()).copied().unwrap_or_default();
+        ledger.product(product.name(), terms, mark);
     }
     for joiner in joiners {
         ledger.joins(&joiner.product, Lsn(u64::MAX));
     }
-    store.scan(&mut |scanned| ledger.recover(scanned, recorded)).await?;
-    Ok(())
 }
 
 impl Parts {
-    fn run(self, listener: TcpListener, address: SocketAddr, resumed: Resumed, joiners: Vec<Joiner>) -> App {
+    fn new(
+        config: Config,
+        source: Arc<Source>,
+        replication: Address,
+        rebuilt: Rebuilt,
+        observer: Observer,
+    ) -> Self {
+        let Rebuilt { names, store, catalog, index, resumed, matched, ledger, reserve, .. } =
+            rebuilt;
+        let progress = Progress {
+            epoch: resumed.position.epoch,
+            visible: resumed.position.lsn,
+            ..Progress::default()
+        };
+        let (progress, _) = watch::channel(progress);
+        let (catalog, _) = watch::channel(Arc::new(catalog));
+        let (index, _) = watch::channel(Arc::new(index));
+        let slot = SlotHealth { name: names.slot.clone(), ..SlotHealth::default() };
+        let (health, _) =
+            watch::channel(Arc::new(Health { ready: true, slot, ..Health::default() }));
+        let recompute = Handle::new(recompute::Parts {
+            config: recompute::Config {
+                connections: config.refresh_connections,
+                tracked_keys: config.tracked_keys,
+                answer_bytes: config.answer_bytes,
+                queued_keys: QUEUED_KEYS,
+                batch_keys: BATCH_KEYS,
+                batch_time: BATCH_TIME,
+            },
+            ledger,
+            catalog: catalog.subscribe(),
+            progress: progress.subscribe(),
+            store: Arc::clone(&store),
+            reserve,
+            observer: observer.clone(),
+        });
+        Self {
+            config,
+            names,
+            source,
+            replication,
+            store,
+            recompute,
+            progress,
+            catalog,
+            index,
+            health,
+            observer,
+            matched,
+        }
+    }
+
+    fn run(
+        self,
+        listener: TcpListener,
+        address: SocketAddr,
+        resumed: Resumed,
+        joiners: Vec<Joiner>,
+    ) -> App {
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let context = self.context();
         let parts = Arc::new(self);
         tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), shutdown.clone())));
         let Config { refresh_connections, statement_timeout, .. } = parts.config;
-        let pool = postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
+        let pool = postgres::run::Pool::new(
+            Arc::clone(&parts.source),
+            refresh_connections,
+            statement_timeout,
+        );
         let recipe = Arc::new(recompute::sql::Sql { pool });
-        tasks.spawn(succeeding(recompute::worker::run(parts.recompute.clone(), recipe, shutdown.clone())));
+        tasks.spawn(succeeding(recompute::worker::run(
+            parts.recompute.clone(),
+            recipe,
+            shutdown.clone(),
+        )));
         let definitions = Definitions {
             source: Housekeeping::new(Arc::clone(&parts.source)),
             catalog: parts.catalog.subscribe(),
@@ -332,7 +422,7 @@ impl Parts {
         tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
         let health = health::keep(parts.observer.subscribe(), parts.health.clone());
         tasks.spawn(until(shutdown.clone(), succeeding(health)));
-        tasks.spawn(until(shutdown.clone(), follow::run(parts, resumed, joiners)));
+        tasks.spawn(follow::run(parts, resumed, joiners, shutdown.clone()));
         App { address, context, shutdown, tasks }
     }
 
@@ -375,7 +465,10 @@ async fn succeeding(task: impl Future<Output = ()>) -> Result<(), Failure> {
 }
 
 /// Tasks that hold nothing in flight simply end when kck is told to stop.
-async fn until(shutdown: CancellationToken, task: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+async fn until(
+    shutdown: CancellationToken,
+    task: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     tokio::select! {
         ended = task => ended,
         () = shutdown.cancelled() => Ok(()),

@@ -27,7 +27,8 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, BadLsn> {
         let half = |part: &str| {
-            let digits = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let digits =
+                (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
             digits.then(|| u64::from_str_radix(part, 16).ok()).flatten()
         };
         text.split_once('/')
@@ -151,8 +152,11 @@ impl FromStr for Snapshot {
         else {
             return Err(bad());
         };
-        let mut in_progress =
-            list.split(',').filter(|id| !id.is_empty()).map(number).collect::<Result<Vec<_>, _>>()?;
+        let mut in_progress = list
+            .split(',')
+            .filter(|id| !id.is_empty())
+            .map(number)
+            .collect::<Result<Vec<_>, _>>()?;
         in_progress.sort_unstable();
         Ok(Self { xmin: number(xmin)?, xmax: number(xmax)?, in_progress })
     }
@@ -291,7 +295,9 @@ mod tests {
     #[test]
     fn a_snapshot_sees_what_was_finished() {
         let snapshot: Snapshot = "10:20:12,15".parse().unwrap();
-        for (xid, seen) in [(9, true), (11, true), (12, false), (15, false), (19, true), (20, false)] {
+        for (xid, seen) in
+            [(9, true), (11, true), (12, false), (15, false), (19, true), (20, false)]
+        {
             assert_eq!(snapshot.sees(Xid(xid)), seen, "{xid}");
         }
     }

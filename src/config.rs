@@ -27,7 +27,7 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("store", "path", "kck-data", false),
     ("store", "contact_points", "127.0.0.1:9042", false),
     ("store", "keyspace", "kck", false),
-    ("store", "local_datacenter", "", false),
+    ("store", "local_datacenter", "datacenter1", false),
     ("store", "replication", "1", false),
     ("store", "username", "", false),
     ("store", "password", "", true),
@@ -101,7 +101,9 @@ pub struct Cassandra {
 
 impl fmt::Debug for Cassandra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cassandra").field("contact_points", &self.contact_points).finish_non_exhaustive()
+        f.debug_struct("Cassandra")
+            .field("contact_points", &self.contact_points)
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,12 +156,22 @@ impl Config {
     ///
     /// # Errors
     /// The first setting that cannot be used.
-    pub fn load(path: &Path, required: bool, environment: &[(String, String)]) -> Result<Self, BadSetting> {
+    pub fn load(
+        path: &Path,
+        required: bool,
+        environment: &[(String, String)],
+    ) -> Result<Self, BadSetting> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
+                String::new()
+            }
             Err(error) => {
-                return Err(bad(&path.display().to_string(), format!("cannot be read: {error}"), "give another file with --config"));
+                return Err(bad(
+                    &path.display().to_string(),
+                    format!("cannot be read: {error}"),
+                    "give another file with --config",
+                ));
             }
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -170,10 +182,21 @@ impl Config {
     ///
     /// # Errors
     /// The first setting that cannot be used.
-    pub fn parse(text: &str, file: &Path, directory: &Path, environment: &[(String, String)]) -> Result<Self, BadSetting> {
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        directory: &Path,
+        environment: &[(String, String)],
+    ) -> Result<Self, BadSetting> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or("").lines().count().max(1));
-            bad(&format!("{}:{line}", file.display()), error.message().to_owned(), "see kck.example.toml for every setting")
+            let line = error
+                .span()
+                .map_or(1, |span| text.get(..span.start).unwrap_or("").lines().count().max(1));
+            bad(
+                &format!("{}:{line}", file.display()),
+                error.message().to_owned(),
+                "see kck.example.toml for every setting",
+            )
         })?;
         let mut values = BTreeMap::new();
         for (section, value) in &table {
@@ -189,7 +212,11 @@ impl Config {
             }
         }
         for (variable, value) in environment {
-            let Some((section, name)) = variable.strip_prefix("KCK_").and_then(|rest| rest.split_once("__")) else { continue };
+            let Some((section, name)) =
+                variable.strip_prefix("KCK_").and_then(|rest| rest.split_once("__"))
+            else {
+                continue;
+            };
             let (section, name) = (section.to_lowercase().replace("__", "."), name.to_lowercase());
             known(&section, &name).map_err(|mut error| {
                 error.name = variable.clone();
@@ -202,35 +229,17 @@ impl Config {
 
     fn check(raw: &Raw, directory: &Path) -> Result<Self, BadSetting> {
         let text = |section, name| raw.text(section, name);
-        let optional = |section, name| Some(raw.text(section, name)).filter(|text| !text.is_empty());
-        let name = |section: &'static str, setting: &'static str| {
-            let text = raw.text(section, setting);
-            let sound = !text.is_empty() && text.len() <= 63 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-            if sound { Ok(text) } else { Err(bad(&format!("[{section}] {setting}"), format!("'{text}' is no name"), "use up to 63 of a-z, 0-9 and _")) }
-        };
-        let store = match text("store", "kind").as_str() {
-            "memory" => StoreKind::Memory,
-            "embedded" => StoreKind::Embedded(directory.join(text("store", "path"))),
-            "cassandra" => StoreKind::Cassandra(Cassandra {
-                contact_points: text("store", "contact_points").split(',').map(|point| point.trim().to_owned()).collect(),
-                keyspace: name("store", "keyspace")?,
-                local_datacenter: optional("store", "local_datacenter"),
-                replication: raw.number("store", "replication")?,
-                username: optional("store", "username"),
-                password: optional("store", "password"),
-                tls: raw.parsed("store", "tls", "true or false")?,
-            }),
-            other => return Err(bad("[store] kind", format!("'{other}' is no store"), "use \"embedded\", \"cassandra\" or \"memory\"")),
-        };
+        let optional = |section, name| raw.optional(section, name);
+        let halt_at = optional("test", "halt_at").map(|point| point.parse::<Point>()).transpose();
         let config = Self {
             directory: directory.to_owned(),
             source_url: text("source", "url"),
             replication_url: optional("source", "replication_url"),
             password_file: optional("source", "password_file").map(|path| directory.join(path)),
-            slot: name("source", "slot")?,
-            publication: name("source", "publication")?,
+            slot: raw.name("source", "slot")?,
+            publication: raw.name("source", "publication")?,
             wal_limit_bytes: raw.bytes("source", "wal_limit")?,
-            store,
+            store: raw.store(directory)?,
             listen: raw.parsed("http", "listen", "an address like 127.0.0.1:8080")?,
             allow_open: raw.parsed("http", "allow_open", "true or false")?,
             refresh_connections: raw.number("refresh", "connections")?,
@@ -241,13 +250,16 @@ impl Config {
             answer_bytes: usize::try_from(raw.bytes("limits", "answer")?).unwrap_or(usize::MAX),
             keys_per_request: raw.number("limits", "keys_per_request")?,
             http_connections: raw.number("limits", "connections")?,
-            halt_at: optional("test", "halt_at").map(|point| point.parse::<Point>().map_err(|fact| bad("[test] halt_at", fact, "leave it out"))).transpose()?,
+            halt_at: halt_at.map_err(|fact| bad("[test] halt_at", fact, "leave it out"))?,
             printed: raw.print(),
         };
         if !config.listen.ip().is_loopback() && !config.allow_open {
             return Err(bad(
                 "[http] listen",
-                format!("{} is not a loopback address, and nothing asks readers who they are", config.listen),
+                format!(
+                    "{} is not a loopback address, and nothing asks readers who they are",
+                    config.listen
+                ),
                 "listen on 127.0.0.1, or say allow_open = true",
             ));
         }
@@ -273,27 +285,98 @@ impl Raw {
         })
     }
 
-    fn parsed<T: std::str::FromStr>(&self, section: &str, name: &str, form: &str) -> Result<T, BadSetting> {
+    fn optional(&self, section: &str, name: &str) -> Option<String> {
+        Some(self.text(section, name)).filter(|text| !text.is_empty())
+    }
+
+    /// A name that needs no quotes in SQL or CQL.
+    fn name(&self, section: &str, name: &str) -> Result<String, BadSetting> {
         let text = self.text(section, name);
-        text.parse().map_err(|_| bad(&format!("[{section}] {name}"), format!("'{text}' is not {form}"), "see kck.example.toml"))
+        let sound = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if (1..=63).contains(&text.len()) && text.bytes().all(sound) {
+            return Ok(text);
+        }
+        let hint = "use up to 63 of a-z, 0-9 and _";
+        Err(bad(&setting_name(section, name), format!("'{text}' is no name"), hint))
+    }
+
+    fn store(&self, directory: &Path) -> Result<StoreKind, BadSetting> {
+        let text = |name| self.text("store", name);
+        let optional = |name| self.optional("store", name);
+        match text("kind").as_str() {
+            "memory" => Ok(StoreKind::Memory),
+            "embedded" => Ok(StoreKind::Embedded(directory.join(text("path")))),
+            "cassandra" => Ok(StoreKind::Cassandra(Cassandra {
+                contact_points: text("contact_points")
+                    .split(',')
+                    .map(|point| point.trim().to_owned())
+                    .collect(),
+                keyspace: self.name("store", "keyspace")?,
+                local_datacenter: optional("local_datacenter"),
+                replication: self.number("store", "replication")?,
+                username: optional("username"),
+                password: optional("password"),
+                tls: self.parsed("store", "tls", "true or false")?,
+            })),
+            other => {
+                let hint = "use \"embedded\", \"cassandra\" or \"memory\"";
+                Err(bad("[store] kind", format!("'{other}' is no store"), hint))
+            }
+        }
+    }
+
+    fn parsed<T: std::str::FromStr>(
+        &self,
+        section: &str,
+        name: &str,
+        form: &str,
+    ) -> Result<T, BadSetting> {
+        let text = self.text(section, name);
+        text.parse().map_err(|_| {
+            bad(
+                &format!("[{section}] {name}"),
+                format!("'{text}' is not {form}"),
+                "see kck.example.toml",
+            )
+        })
     }
 
     /// A whole number from 1.
-    fn number<T: std::str::FromStr + Default + PartialEq>(&self, section: &str, name: &str) -> Result<T, BadSetting> {
+    fn number<T: std::str::FromStr + Default + PartialEq>(
+        &self,
+        section: &str,
+        name: &str,
+    ) -> Result<T, BadSetting> {
         let text = self.text(section, name).replace('_', "");
         text.parse().ok().filter(|number| *number != T::default()).ok_or_else(|| {
-            bad(&format!("[{section}] {name}"), format!("'{text}' is not a whole number from 1"), "see kck.example.toml")
+            bad(
+                &format!("[{section}] {name}"),
+                format!("'{text}' is not a whole number from 1"),
+                "see kck.example.toml",
+            )
         })
     }
 
     fn duration(&self, section: &str, name: &str) -> Result<Duration, BadSetting> {
         let text = self.text(section, name);
-        parse_duration(&text).ok_or_else(|| bad(&format!("[{section}] {name}"), format!("'{text}' is not a duration"), "write 250ms, 5s, 10m, 24h or 7d"))
+        parse_duration(&text).ok_or_else(|| {
+            bad(
+                &format!("[{section}] {name}"),
+                format!("'{text}' is not a duration"),
+                "write 250ms, 5s, 10m, 24h or 7d",
+            )
+        })
     }
 
     fn bytes(&self, section: &str, name: &str) -> Result<u64, BadSetting> {
         let text = self.text(section, name);
-        parse_bytes(&text).ok_or_else(|| bad(&format!("[{section}] {name}"), format!("'{text}' is not a size"), "write 512kB, 256MB or 10GB"))
+        parse_bytes(&text).ok_or_else(|| {
+            bad(
+                &format!("[{section}] {name}"),
+                format!("'{text}' is not a size"),
+                "write 512kB, 256MB or 10GB",
+            )
+        })
     }
 
     fn print(&self) -> String {
@@ -361,14 +444,24 @@ fn plain(section: &str, name: &str, value: &toml::Value) -> Result<String, BadSe
         toml::Value::Array(list) if list.iter().all(toml::Value::is_str) => {
             Ok(list.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(","))
         }
-        other => Err(bad(&format!("[{section}] {name}"), format!("a {} is not taken here", other.type_str()), "see kck.example.toml")),
+        other => Err(bad(
+            &format!("[{section}] {name}"),
+            format!("a {} is not taken here", other.type_str()),
+            "see kck.example.toml",
+        )),
     }
 }
 
 fn known(section: &str, name: &str) -> Result<(), BadSetting> {
-    let later = NOT_YET.iter().any(|(s, n)| section.split('.').next() == Some(*s) && (n.is_empty() || *n == name));
+    let later = NOT_YET
+        .iter()
+        .any(|(s, n)| section.split('.').next() == Some(*s) && (n.is_empty() || *n == name));
     if later {
-        return Err(bad(&setting_name(section, name), "not supported yet".to_owned(), "leave it out"));
+        return Err(bad(
+            &setting_name(section, name),
+            "not supported yet".to_owned(),
+            "leave it out",
+        ));
     }
     let exists = SETTINGS.iter().any(|(s, n, ..)| *s == section && (name.is_empty() || *n == name));
     if exists { Ok(()) } else { Err(unknown(section, name)) }
@@ -376,9 +469,16 @@ fn known(section: &str, name: &str) -> Result<(), BadSetting> {
 
 fn unknown(section: &str, name: &str) -> BadSetting {
     let wanted = setting_name(section, name);
-    let names = SETTINGS.iter().filter(|(section, ..)| *section != "test").map(|(s, n, ..)| setting_name(s, n));
+    let names = SETTINGS
+        .iter()
+        .filter(|(section, ..)| *section != "test")
+        .map(|(s, n, ..)| setting_name(s, n));
     let nearest = names.min_by_key(|known| distance(known, &wanted));
-    bad(&wanted, "no such setting".to_owned(), &format!("did you mean {}?", nearest.unwrap_or_default()))
+    bad(
+        &wanted,
+        "no such setting".to_owned(),
+        &format!("did you mean {}?", nearest.unwrap_or_default()),
+    )
 }
 
 fn setting_name(section: &str, name: &str) -> String {
@@ -413,7 +513,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, BadSetting> {
-        let environment: Vec<_> = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let environment: Vec<_> =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Config::parse(text, Path::new("kck.toml"), Path::new("."), &environment)
     }
 
@@ -425,17 +526,29 @@ mod tests {
     fn the_example_names_every_setting_with_its_default() {
         let uncommented: String = EXAMPLE
             .lines()
-            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .map(|line| {
+                line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line)
+            })
             .fold(String::new(), |text, line| text + line + "\n");
         let table: toml::Table = uncommented.parse().unwrap();
         let named: Vec<(String, String)> = table
             .iter()
-            .flat_map(|(section, settings)| settings.as_table().unwrap().keys().map(move |name| (section.clone(), name.clone())))
+            .flat_map(|(section, settings)| {
+                settings.as_table().unwrap().keys().map(move |name| (section.clone(), name.clone()))
+            })
             .collect();
-        for (section, name, default, _) in SETTINGS.iter().filter(|(section, ..)| *section != "test") {
-            assert!(named.contains(&((*section).to_owned(), (*name).to_owned())), "[{section}] {name} is missing");
+        for (section, name, default, _) in
+            SETTINGS.iter().filter(|(section, ..)| *section != "test")
+        {
+            assert!(
+                named.contains(&((*section).to_owned(), (*name).to_owned())),
+                "[{section}] {name} is missing"
+            );
             let value = plain(section, name, &table[*section][*name]).unwrap();
-            assert!(value == *default || (*section, *name) == ("source", "url"), "[{section}] {name} says {value}");
+            assert!(
+                value == *default || (*section, *name) == ("source", "url"),
+                "[{section}] {name} says {value}"
+            );
         }
         assert_eq!(named.len(), SETTINGS.len() - 1, "the example names what does not exist");
         assert!(parse(EXAMPLE, &[]).is_ok());
@@ -452,7 +565,11 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_the_file() {
-        let config = parse("[source]\nslot = \"file\"", &[("KCK_SOURCE__SLOT", "environment"), ("KCK_SERVER", "ignored")]).unwrap();
+        let config = parse(
+            "[source]\nslot = \"file\"",
+            &[("KCK_SOURCE__SLOT", "environment"), ("KCK_SERVER", "ignored")],
+        )
+        .unwrap();
         assert_eq!(config.slot, "environment");
         assert!(parse("", &[("KCK_SOURCE__SLOTT", "x")]).is_err());
     }

@@ -123,7 +123,8 @@ impl Definitions {
         }
         if !changed.is_empty() {
             let marks = self.recompute.mark(&HashMap::new(), &changed);
-            let cells: Vec<_> = marks.products.iter().map(|(product, at)| state::mark(product, *at)).collect();
+            let cells: Vec<_> =
+                marks.products.iter().map(|(product, at)| state::mark(product, *at)).collect();
             self.store.save(&cells).await?;
             for product in changed.keys() {
                 self.observer.note(Event::DefinitionChanged { product: product.clone() });
@@ -135,7 +136,8 @@ impl Definitions {
             self.source.nudge().await?;
             self.recompute.wake(&marks);
         }
-        let certificate = Certificate { lsn: barrier.insert, time: barrier.time, sent: barrier.sent };
+        let certificate =
+            Certificate { lsn: barrier.insert, time: barrier.time, sent: barrier.sent };
         self.progress.send_modify(|progress| progress.definitions = Some(certificate));
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     advance::{self, Inbox, Step},
     app::{Failure, Parts},
@@ -21,7 +23,7 @@ use crate::{
     pipeline::{self, Pipeline},
     postgres::{Housekeeping, describe_chain, slot},
     progress::Progress,
-    resume::{self, Resumed},
+    resume::{Resumed, Resuming},
     store::state,
 };
 
@@ -37,28 +39,41 @@ enum Ended {
     Stream(capture::Error),
     /// The slot must be given up, or is lost.
     Guard(Verdict),
+    /// kck was told to stop.
+    Stopped,
 }
 
 /// Follows the source until the process ends.
 ///
 /// # Errors
 /// What makes it impossible, before the stream was ever open.
-pub(crate) async fn run(parts: Arc<Parts>, mut resumed: Resumed, mut joiners: Vec<Joiner>) -> Result<(), Failure> {
+pub(crate) async fn run(
+    parts: Arc<Parts>,
+    mut resumed: Resumed,
+    mut joiners: Vec<Joiner>,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
     let mut epochs: VecDeque<Instant> = VecDeque::new();
     loop {
-        let ended = once(&parts, &resumed, joiners).await;
+        let ended = once(&parts, &resumed, joiners, &shutdown).await;
         let opened = parts.progress.borrow().connection > 0;
         parts.progress.send_modify(|progress| progress.streaming = false);
         match ended {
-            Ended::Guard(Verdict::OverLimit { retained_bytes }) => give_up_slot(&parts, retained_bytes).await,
+            Ended::Guard(Verdict::OverLimit { retained_bytes }) => {
+                give_up_slot(&parts, retained_bytes).await;
+            }
             Ended::Guard(Verdict::Lost) | Ended::Stream(capture::Error::SlotLost { .. }) => {}
+            Ended::Stopped => return Ok(()),
             Ended::Stream(error) if !opened => return Err(failure(error)),
             Ended::Stream(error) => {
                 parts.observer.part("stream", Some(describe_chain(&error)));
                 tokio::time::sleep(RETRY_EVERY).await;
             }
         }
-        (resumed, joiners) = again(&parts, &mut epochs).await;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            next = again(&parts, &mut epochs) => (resumed, joiners) = next,
+        }
     }
 }
 
@@ -71,7 +86,12 @@ fn failure(error: capture::Error) -> Failure {
 }
 
 /// One stream, from its first opening until it ends for good.
-async fn once(parts: &Arc<Parts>, resumed: &Resumed, joiners: Vec<Joiner>) -> Ended {
+async fn once(
+    parts: &Arc<Parts>,
+    resumed: &Resumed,
+    joiners: Vec<Joiner>,
+    shutdown: &CancellationToken,
+) -> Ended {
     let history = resumed.facts.history.clone();
     let settings = stream::Settings {
         slot: parts.names.slot.clone(),
@@ -95,10 +115,9 @@ async fn once(parts: &Arc<Parts>, resumed: &Resumed, joiners: Vec<Joiner>) -> En
         resume: resumed.position.lsn,
         segment_bytes,
     };
+    let step = Step::new(step, &inbox);
     let pipeline = Pipeline {
-        stream: Box::new(stream),
         index: parts.index.subscribe(),
-        step: Step::new(step, &inbox),
         inbox,
         recompute: parts.recompute.clone(),
         progress: parts.progress.clone(),
@@ -125,12 +144,12 @@ async fn once(parts: &Arc<Parts>, resumed: &Resumed, joiners: Vec<Joiner>) -> En
         std::future::pending().await
     };
     tokio::select! {
-        ended = pipeline::run(pipeline) => match ended {
-            Ok(never) => match never {},
+        ended = pipeline::run(pipeline, Box::new(stream), step, shutdown) => match ended {
+            Ok(()) => Ended::Stopped,
             Err(error) => Ended::Stream(error),
         },
         verdict = guard => Ended::Guard(verdict),
-        () = joined => Ended::Guard(Verdict::Lost),
+        never = joined => never,
     }
 }
 
@@ -164,18 +183,30 @@ async fn again(parts: &Arc<Parts>, epochs: &mut VecDeque<Instant>) -> (Resumed, 
     }
 }
 
-async fn resume_again(parts: &Arc<Parts>, epochs: &mut VecDeque<Instant>) -> Result<(Resumed, Vec<Joiner>), Failure> {
+async fn resume_again(
+    parts: &Arc<Parts>,
+    epochs: &mut VecDeque<Instant>,
+) -> Result<(Resumed, Vec<Joiner>), Failure> {
     while epochs.front().is_some_and(|at| at.elapsed() > HOUR) {
         epochs.pop_front();
     }
     if epochs.len() >= EPOCHS_AN_HOUR {
-        return Err(Failure::new("the source's history broke three times within an hour", "see the log for why; kck tries again when the hour is over"));
+        return Err(Failure::new(
+            "the source's history broke three times within an hour",
+            "see the log for why; kck tries again when the hour is over",
+        ));
     }
     let client = parts.source.connect_to_any("describe", &[]).await?;
     let index = Arc::clone(&parts.index.borrow());
     let wanted = index.tables().collect();
     let stamp = || parts.recompute.state_stamp();
-    let resumed = resume::resume(&client, &parts.store, &parts.names, &wanted, stamp, &parts.observer).await?;
+    let resuming = Resuming {
+        client: &client,
+        store: &parts.store,
+        names: &parts.names,
+        observer: &parts.observer,
+    };
+    let resumed = resuming.resume(&wanted, stamp).await?;
     if resumed.new_epoch {
         epochs.push_back(Instant::now());
         parts.source.expect(resumed.facts.history.clone());

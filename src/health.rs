@@ -12,11 +12,19 @@ use crate::{
 
 /// What is said of a part that is down: code and hint.
 const PARTS: &[(&str, &str, &str)] = &[
-    ("source", "KCK101", "check that the source runs; answers go on from the store, stale where commits touched them"),
+    (
+        "source",
+        "KCK101",
+        "check that the source runs; answers go on from the store, stale where commits touched them",
+    ),
     ("stream", "KCK102", "see the log; kck opens the stream again by itself"),
     ("slot", "KCK103", "check the role's right to read pg_replication_slots"),
     ("join", "KCK104", "see the log; products that are new are answered uncached meanwhile"),
-    ("definitions", "KCK201", "check the role's right to read the catalogue; certificates wait for it"),
+    (
+        "definitions",
+        "KCK201",
+        "check the role's right to read the catalogue; certificates wait for it",
+    ),
     ("store", "KCK501", "check the store; nothing is acknowledged until marks are durable again"),
 ];
 
@@ -25,7 +33,9 @@ pub async fn keep(mut events: broadcast::Receiver<Event>, health: watch::Sender<
     loop {
         match events.recv().await {
             Ok(Event::Part { part, trouble }) => change(&health, part, trouble),
-            Ok(Event::StandingBy { holder }) => change(&health, "stream", Some(format!("the slot is read by {holder}"))),
+            Ok(Event::StandingBy { holder }) => {
+                change(&health, "stream", Some(format!("the slot is read by {holder}")));
+            }
             Ok(Event::StreamLost { error, .. }) => change(&health, "stream", Some(error)),
             Ok(Event::StreamOpened { .. }) => change(&health, "stream", None),
             // What was missed while lagging is said again when it changes again.
@@ -38,10 +48,18 @@ pub async fn keep(mut events: broadcast::Receiver<Event>, health: watch::Sender<
 fn change(health: &watch::Sender<Arc<Health>>, part: &'static str, trouble: Option<String>) {
     health.send_modify(|health| {
         let mut changed = (**health).clone();
-        let earlier = changed.reasons.iter().find(|reason| reason.part == part).map(|reason| reason.since.clone());
+        let earlier = changed
+            .reasons
+            .iter()
+            .find(|reason| reason.part == part)
+            .map(|reason| reason.since.clone());
         changed.reasons.retain(|reason| reason.part != part);
         if let Some(message) = trouble {
-            let (_, code, hint) = PARTS.iter().find(|(known, ..)| *known == part).copied().unwrap_or((part, "KCK100", "see the log"));
+            let (_, code, hint) = PARTS
+                .iter()
+                .find(|(known, ..)| *known == part)
+                .copied()
+                .unwrap_or((part, "KCK100", "see the log"));
             let since = earlier.unwrap_or_else(now);
             changed.reasons.push(Reason { part, since, code, message, hint: hint.to_owned() });
         }

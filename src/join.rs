@@ -94,7 +94,11 @@ pub async fn run(mut joining: Joining, mut joiners: Vec<Joiner>) {
 
 impl Joining {
     /// One look at who still writes; products with nobody left to wait for join.
-    async fn round(&mut self, joiners: &mut Vec<Joiner>, waiting: &mut BTreeMap<String, Vec<Writer>>) -> Result<(), Error> {
+    async fn round(
+        &mut self,
+        joiners: &mut Vec<Joiner>,
+        waiting: &mut BTreeMap<String, Vec<Writer>>,
+    ) -> Result<(), Error> {
         let mut ready = Vec::new();
         for joiner in joiners.iter() {
             let client = self.source.client().await?;
@@ -128,7 +132,10 @@ impl Joining {
     async fn reopen(&mut self) -> Result<(), Error> {
         let before = self.progress.borrow_and_update().connection;
         self.control.reopen();
-        self.progress.wait_for(|progress| progress.connection > before).await.map_err(|_| Error::Ended)?;
+        self.progress
+            .wait_for(|progress| progress.connection > before)
+            .await
+            .map_err(|_| Error::Ended)?;
         Ok(())
     }
 
@@ -136,7 +143,10 @@ impl Joining {
         let epoch = self.progress.borrow().epoch;
         let position = Position { epoch, lsn: until };
         let stamp = self.recompute.state_stamp();
-        let cells = [state::mark(&joiner.product, position), state::matched(&joiner.product, Some(joiner.matched), stamp)];
+        let cells = [
+            state::mark(&joiner.product, position),
+            state::matched(&joiner.product, Some(joiner.matched), stamp),
+        ];
         self.store.save(&cells).await?;
         let mut ledger = self.recompute.ledger();
         ledger.mark_product(&joiner.product, until);

@@ -103,7 +103,9 @@ pub fn decode(segment: &str) -> Result<String, BadSegment> {
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
         if byte == b'%' {
-            let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+            let digit = |b: Option<u8>| {
+                b.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok())
+            };
             match (digit(rest.next()), digit(rest.next())) {
                 (Some(high), Some(low)) => bytes.push(high << 4 | low),
                 _ => return Err(BadSegment::Escape),
@@ -146,7 +148,13 @@ mod tests {
 
     #[test]
     fn refuses_what_no_text_encodes_to() {
-        for (segment, fault) in [("%", BadSegment::Escape), ("%4", BadSegment::Escape), ("%zz", BadSegment::Escape), ("%ff", BadSegment::Utf8), ("a%00", BadSegment::Nul)] {
+        for (segment, fault) in [
+            ("%", BadSegment::Escape),
+            ("%4", BadSegment::Escape),
+            ("%zz", BadSegment::Escape),
+            ("%ff", BadSegment::Utf8),
+            ("a%00", BadSegment::Nul),
+        ] {
             assert_eq!(decode(segment), Err(fault), "{segment}");
         }
     }

@@ -26,9 +26,14 @@ pub fn files(folder: &Path) -> file::Loaded {
 ///
 /// # Errors
 /// When the source cannot be asked at all; what it says against one product is that product's fault.
-pub async fn catalog(client: &mut Client, loaded: file::Loaded) -> Result<Catalog, postgres::Error> {
+pub async fn catalog(
+    client: &mut Client,
+    loaded: file::Loaded,
+) -> Result<Catalog, postgres::Error> {
     let mut catalog = Catalog { products: BTreeMap::new(), faults: loaded.faults };
-    catalog.products.extend(loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken(faults))));
+    catalog
+        .products
+        .extend(loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken(faults))));
     for draft in loaded.drafts {
         let name = draft.name.clone();
         let slot = match product(client, draft).await? {
@@ -44,7 +49,10 @@ pub async fn catalog(client: &mut Client, loaded: file::Loaded) -> Result<Catalo
 ///
 /// # Errors
 /// When the source cannot be asked.
-pub async fn product(client: &mut Client, draft: Draft) -> Result<Result<Product, Vec<Fault>>, postgres::Error> {
+pub async fn product(
+    client: &mut Client,
+    draft: Draft,
+) -> Result<Result<Product, Vec<Fault>>, postgres::Error> {
     let description = match describe::describe(client, &draft).await {
         Ok(description) => description,
         Err(describe::DescribeError::Refused(fault)) => return Ok(Err(vec![*fault])),
@@ -73,7 +81,11 @@ pub fn refuse_unpublished(catalog: &mut Catalog, index: &Index, unusable: &[Unus
     for table in unusable {
         for product in index.readers(table.table) {
             let what = format!("table {} cannot be followed: {}", table.name, table.reason);
-            let hint = if table.fix.is_empty() { "read another table".to_owned() } else { format!("run {}", table.fix) };
+            let hint = if table.fix.is_empty() {
+                "read another table".to_owned()
+            } else {
+                format!("run {}", table.fix)
+            };
             let fault = product.draft.fault(product.draft.offset, what, hint);
             match catalog.products.get_mut(product.name()) {
                 Some(Slot::Broken(faults)) => faults.push(fault),
@@ -88,7 +100,8 @@ pub fn refuse_unpublished(catalog: &mut Catalog, index: &Index, unusable: &[Unus
 #[must_use]
 pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
     let rules = index.rules(product);
-    let tables = rules.iter().flat_map(|rules| &rules.tables).filter(|(_, rules)| rules.publishable);
+    let tables =
+        rules.iter().flat_map(|rules| &rules.tables).filter(|(_, rules)| rules.publishable);
     tables.map(|(table, _)| *table).collect()
 }
 
@@ -96,6 +109,7 @@ pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
 #[must_use]
 pub fn with_generation(definition: Fingerprint, generation: u64) -> Fingerprint {
     use sha2::{Digest, Sha256};
-    let hash = Sha256::new().chain_update(definition.0).chain_update(generation.to_le_bytes()).finalize();
+    let hash =
+        Sha256::new().chain_update(definition.0).chain_update(generation.to_le_bytes()).finalize();
     Fingerprint(hash.first_chunk().copied().unwrap_or_default())
 }

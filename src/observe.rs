@@ -234,7 +234,14 @@ impl Default for Observer {
     fn default() -> Self {
         let counters = Counter::NAMES.iter().map(|_| AtomicU64::new(0)).collect();
         let events = broadcast::Sender::new(EVENTS_KEPT);
-        Self { inner: Arc::new(Inner { counters, events, halt: watch::Sender::new(None), down: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                counters,
+                events,
+                halt: watch::Sender::new(None),
+                down: Mutex::default(),
+            }),
+        }
     }
 }
 
@@ -344,10 +351,18 @@ fn log(event: &Event) {
         }
         Event::StandingBy { holder } => tracing::warn!(holder, "slot is taken, standing by"),
         Event::EpochBegan { epoch, why } => {
-            tracing::warn!(epoch = epoch.0, why, "new epoch: every entry is stale until recomputed");
+            tracing::warn!(
+                epoch = epoch.0,
+                why,
+                "new epoch: every entry is stale until recomputed"
+            );
         }
         Event::ComputeFailed { key, code } => {
-            tracing::warn!(product = key.product(), code, "computing a key was refused by the source");
+            tracing::warn!(
+                product = key.product(),
+                code,
+                "computing a key was refused by the source"
+            );
         }
         Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
         Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
@@ -363,6 +378,9 @@ fn log(event: &Event) {
         Event::MarkedEarly { end, transactions } => {
             tracing::warn!(%end, transactions, "commits not visible yet: their products are marked as a whole");
         }
-        Event::Marked { .. } | Event::Refreshed { .. } | Event::Computed { .. } | Event::Read { .. } => {}
+        Event::Marked { .. }
+        | Event::Refreshed { .. }
+        | Event::Computed { .. }
+        | Event::Read { .. } => {}
     }
 }

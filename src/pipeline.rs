@@ -8,6 +8,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     advance::{Inbox, Step},
@@ -18,16 +19,12 @@ use crate::{
     recompute,
 };
 
-/// What the pipeline ties together.
+/// What both halves share.
 pub struct Pipeline {
-    /// Where changes come from.
-    pub stream: Box<dyn Stream>,
     /// Which change touches what, as it is now.
     pub index: watch::Receiver<Arc<Index>>,
     /// What has arrived and is not released yet.
     pub inbox: Arc<Inbox>,
-    /// The steps from a barrier to an acknowledgement.
-    pub step: Step,
     /// Marks, and what is computed again.
     pub recompute: recompute::Handle,
     /// How far kck is, for everyone.
@@ -36,27 +33,28 @@ pub struct Pipeline {
     pub observer: Observer,
 }
 
-/// Runs until the stream ends for good.
+/// Runs until it is told to stop; what was released by then is recorded.
 ///
 /// # Errors
-/// Why it ended.
-pub async fn run(pipeline: Pipeline) -> Result<Infallible, capture::Error> {
-    let Pipeline { stream, index, inbox, step, recompute, progress, observer } = pipeline;
+/// Why the stream ended for good.
+pub async fn run(
+    pipeline: Pipeline,
+    stream: Box<dyn Stream>,
+    step: Step,
+    shutdown: &CancellationToken,
+) -> Result<(), capture::Error> {
     tokio::select! {
-        ended = receive(stream, &inbox, &index, &recompute, &progress, &observer) => ended,
-        never = advance(step, &inbox, &recompute, &observer) => match never {},
+        ended = receive(stream, &pipeline) => match ended? {},
+        () = advance(step, &pipeline, shutdown) => Ok(()),
     }
 }
 
 /// Stream → pending. When too much is pending the log waits in the source.
 async fn receive(
     mut stream: Box<dyn Stream>,
-    inbox: &Inbox,
-    index: &watch::Receiver<Arc<Index>>,
-    recompute: &recompute::Handle,
-    progress: &watch::Sender<Progress>,
-    observer: &Observer,
+    pipeline: &Pipeline,
 ) -> Result<Infallible, capture::Error> {
+    let Pipeline { index, inbox, recompute, progress, observer } = pipeline;
     let mut matched_by = Arc::clone(&index.borrow());
     loop {
         inbox.room().await;
@@ -82,18 +80,14 @@ async fn receive(
 }
 
 /// Pending → marks → V → acknowledged.
-async fn advance(
-    mut step: Step,
-    inbox: &Inbox,
-    recompute: &recompute::Handle,
-    observer: &Observer,
-) -> Infallible {
-    loop {
-        step.pause(inbox).await; // something arrived, somebody waits, or the time is up
+async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationToken) {
+    let Pipeline { inbox, recompute, observer, .. } = pipeline;
+    // A barrier is due when something has arrived, when somebody waits, or when the time is up.
+    while step.pause(inbox, shutdown).await {
         let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
         let group = inbox.release(&barrier.snapshot); //               visible, in commit order
         observer.reach(Point::Match).await;
-        let marks = recompute.mark(&group.keys, &group.products); // R2: against the ledger, only now
+        let marks = recompute.mark(&group.keys, &group.products); //   R2: against the ledger, only now
         observer.reach(Point::Mark).await;
         step.write(&marks).await; //                                   R3: durable, however long the store takes
         observer.reach(Point::Acknowledge).await;
@@ -102,4 +96,5 @@ async fn advance(
         step.mark_early(inbox).await; //                               R3: commits that wait for us to be visible
         step.acknowledge(inbox).await; //                              R14: recorded before it is sent
     }
+    step.finish(inbox).await;
 }

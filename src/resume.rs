@@ -31,7 +31,9 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The epochs are used up.
-    #[error("the source's history broke {EPOCH_MOST} times, and no more can be told apart in this store")]
+    #[error(
+        "the source's history broke {EPOCH_MOST} times, and no more can be told apart in this store"
+    )]
     Epochs,
     /// Somebody else's slot has the name.
     #[error("slot '{0}' exists and is not a logical slot of this database for pgoutput")]
@@ -64,67 +66,79 @@ pub struct Resumed {
     pub facts: slot::Facts,
 }
 
-/// Makes publication and slot fit, decides whether the source's history goes on where the record left it, and
-/// makes a new epoch durable before a slot is dropped or made.
-///
-/// # Errors
-/// What the source or the store said; whatever was done before holds and is found by the next try.
-pub async fn resume(
-    client: &Client,
-    store: &Arc<dyn Store>,
-    names: &Names,
-    wanted: &BTreeSet<TableId>,
-    stamp: impl Fn() -> u64,
-    observer: &Observer,
-) -> Result<Resumed, Error> {
-    let facts = slot::facts(client).await?;
-    facts.check()?;
-    // The publication first: a slot looks it up as of each change's own position.
-    let ensured = publication::ensure_publication(client, &names.publication, wanted).await?;
-    let state = State::decode(&store.load().await?)?;
-    let slot = slot::slot(client, &names.slot).await?;
-    if slot.as_ref().is_some_and(|slot| !slot.ours) {
-        return Err(Error::ForeignSlot(names.slot.clone()));
+/// What deciding where to go on stands on.
+pub struct Resuming<'a> {
+    /// A connection to whatever history answers now.
+    pub client: &'a Client,
+    /// Where the record lies.
+    pub store: &'a Arc<dyn Store>,
+    /// Of slot and publication.
+    pub names: &'a Names,
+    /// Where events go.
+    pub observer: &'a Observer,
+}
+
+impl Resuming<'_> {
+    /// Makes publication and slot fit, decides whether the source's history goes on where the record left it, and
+    /// makes a new epoch durable before a slot is dropped or made.
+    ///
+    /// # Errors
+    /// What the source or the store said; whatever was done before holds and is found by the next try.
+    pub async fn resume(
+        &self,
+        wanted: &BTreeSet<TableId>,
+        stamp: impl Fn() -> u64,
+    ) -> Result<Resumed, Error> {
+        let Self { client, store, names, observer } = *self;
+        let facts = slot::facts(client).await?;
+        facts.check()?;
+        // The publication first: a slot looks it up as of each change's own position.
+        let ensured = publication::ensure_publication(client, &names.publication, wanted).await?;
+        let state = State::decode(&store.load().await?)?;
+        let slot = slot::slot(client, &names.slot).await?;
+        if slot.as_ref().is_some_and(|slot| !slot.ours) {
+            return Err(Error::ForeignSlot(names.slot.clone()));
+        }
+        let origin = Origin {
+            system_identifier: facts.history.system_identifier.clone(),
+            timeline: i64::from(facts.history.timeline),
+            slot: names.slot.clone(),
+            database: facts.database.clone(),
+        };
+        let resumed = |position, early, new_epoch| Resumed {
+            position,
+            early,
+            new_epoch,
+            published: ensured.added.clone(),
+            unusable: ensured.unusable.clone(),
+            facts: facts.clone(),
+        };
+        let Some(why) = broken(&state, &origin, slot.as_ref(), facts.insert_lsn) else {
+            return Ok(resumed(state.recorded, state.early, false));
+        };
+        if state.epoch.0 >= EPOCH_MOST {
+            return Err(Error::Epochs);
+        }
+        let epoch = Epoch(state.epoch.0 + 1);
+        let nothing = Position { epoch, lsn: Lsn(0) };
+        let begun = [
+            state::epoch(epoch, stamp()),
+            state::origin(&origin, stamp()),
+            state::recorded(nothing, stamp()),
+            state::early_cell(&[], stamp()),
+        ];
+        store.save(&begun).await?;
+        if slot.is_some() {
+            slot::drop_slot(client, &names.slot).await?;
+        }
+        let created = slot::create_slot(client, &names.slot, facts.version_num).await?;
+        let position = Position { epoch, lsn: created };
+        store.save(&[state::recorded(position, stamp())]).await?;
+        if state.epoch.0 > 0 {
+            observer.note(Event::EpochBegan { epoch, why: why.to_owned() });
+        }
+        Ok(resumed(position, Vec::new(), true))
     }
-    let origin = Origin {
-        system_identifier: facts.history.system_identifier.clone(),
-        timeline: i64::from(facts.history.timeline),
-        slot: names.slot.clone(),
-        database: facts.database.clone(),
-    };
-    let resumed = |position, early, new_epoch| Resumed {
-        position,
-        early,
-        new_epoch,
-        published: ensured.added.clone(),
-        unusable: ensured.unusable.clone(),
-        facts: facts.clone(),
-    };
-    let Some(why) = broken(&state, &origin, slot.as_ref(), facts.insert_lsn) else {
-        return Ok(resumed(state.recorded, state.early, false));
-    };
-    if state.epoch.0 >= EPOCH_MOST {
-        return Err(Error::Epochs);
-    }
-    let epoch = Epoch(state.epoch.0 + 1);
-    let nothing = Position { epoch, lsn: Lsn(0) };
-    let begun = [
-        state::epoch(epoch, stamp()),
-        state::origin(&origin, stamp()),
-        state::recorded(nothing, stamp()),
-        state::early_cell(&[], stamp()),
-    ];
-    store.save(&begun).await?;
-    if slot.is_some() {
-        slot::drop_slot(client, &names.slot).await?;
-    }
-    let created = slot::create_slot(client, &names.slot, facts.version_num).await?;
-    let position = Position { epoch, lsn: created };
-    store.save(&[state::recorded(position, stamp())]).await?;
-    if state.epoch.0 > 0 {
-        observer.note(Event::EpochBegan { epoch, why: why.to_owned() });
-    }
-    Ok(resumed(position, Vec::new(), true))
 }
 
 /// Why the recorded position cannot be gone on from (R10, R14).
@@ -179,7 +193,8 @@ pub fn joins(
 ) -> Joins {
     let mut joins = Joins::default();
     for (name, definition) in wanted {
-        let goes_on = listed.get(name).filter(|listed| listed.definition == *definition && !anew(name));
+        let goes_on =
+            listed.get(name).filter(|listed| listed.definition == *definition && !anew(name));
         if goes_on.is_none() {
             joins.cells.push(state::matched(name, None, stamp()));
             joins.joining.insert(name.clone());
@@ -198,7 +213,12 @@ mod tests {
     use super::*;
 
     fn origin() -> Origin {
-        Origin { system_identifier: "7".into(), timeline: 1, slot: "kck".into(), database: "shop".into() }
+        Origin {
+            system_identifier: "7".into(),
+            timeline: 1,
+            slot: "kck".into(),
+            database: "shop".into(),
+        }
     }
 
     fn state() -> State {
@@ -235,11 +255,20 @@ mod tests {
             change(&mut origin);
             broken(&state(), &origin, Some(&slot(100, "reserved")), insert)
         };
-        assert_eq!(elsewhere(|origin| origin.system_identifier = "8".into()), Some("the source is another server"));
-        assert_eq!(elsewhere(|origin| origin.timeline = 2), Some("the source is on another timeline"));
+        assert_eq!(
+            elsewhere(|origin| origin.system_identifier = "8".into()),
+            Some("the source is another server")
+        );
+        assert_eq!(
+            elsewhere(|origin| origin.timeline = 2),
+            Some("the source is on another timeline")
+        );
         assert!(elsewhere(|origin| origin.slot = "other".into()).is_some());
         assert_eq!(broken(&state(), &origin(), None, insert), Some("the slot is gone"));
-        assert_eq!(broken(&state(), &origin(), Some(&slot(100, "lost")), insert), Some("the slot was invalidated"));
+        assert_eq!(
+            broken(&state(), &origin(), Some(&slot(100, "lost")), insert),
+            Some("the slot was invalidated")
+        );
         assert_eq!(
             broken(&state(), &origin(), Some(&slot(101, "reserved")), insert),
             Some("more was acknowledged than is recorded")
@@ -265,7 +294,9 @@ mod tests {
             ("gone".to_owned(), Matched { definition, generation: 7 }),
             ("published".to_owned(), Matched { definition, generation: 8 }),
         ]);
-        let wanted = ["stays", "edited", "new", "published"].map(|name| (name.to_owned(), definition)).into();
+        let wanted = ["stays", "edited", "new", "published"]
+            .map(|name| (name.to_owned(), definition))
+            .into();
         let joins = joins(&listed, &wanted, |name| name == "published", stamp);
         assert_eq!(joins.matched["stays"].generation, 5);
         let joining: Vec<&str> = joins.joining.iter().map(String::as_str).collect();

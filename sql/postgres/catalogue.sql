@@ -1,18 +1,19 @@
 -- What the stream does not say of relations ($1), functions ($2) and types ($3): for each that still exists a
 -- hash of its definition and one of what its rows lie in; and first, in a row of its own, the insert position.
 -- Catalogue rows count by their xmin, so that dropping and making again shows. CREATE INDEX, ANALYZE, VACUUM
--- and CLUSTER change nothing here.
+-- and CLUSTER change nothing here. An array out of a subquery counts as ten rows whatever it holds, so that one
+-- plan by indexes serves always: planned for the arrays themselves, compiling it takes longer than running it.
 with recursive below (root, oid) as (
     select i.inhparent, i.inhrelid
-    from pg_catalog.pg_inherits i
-    where i.inhparent = any ($1::oid[])
+    from unnest(array(select unnest($1::oid[]))) as asked (oid)
+    join pg_catalog.pg_inherits i on i.inhparent = asked.oid
     union
     select b.root, i.inhrelid
     from below b
     join pg_catalog.pg_inherits i on i.inhparent = b.oid
 ), parts (root, oid) as (
     select t.oid, t.oid
-    from unnest($3::oid[]) as t (oid)
+    from unnest(array(select unnest($3::oid[]))) as t (oid)
     union
     select p.root, part.oid
     from parts p
@@ -59,13 +60,13 @@ select 'relation', c.oid,
             join pg_catalog.pg_class l on l.oid = b.oid
             join pg_catalog.pg_inherits i on i.inhrelid = l.oid
             where b.root = c.oid)))
-from pg_catalog.pg_class c
-where c.oid = any ($1::oid[])
+from unnest(array(select unnest($1::oid[]))) as asked (oid)
+join pg_catalog.pg_class c on c.oid = asked.oid
 union all
-select 'function', p.oid, md5(concat_ws('|', p.xmin, g.xmin)), ''
-from pg_catalog.pg_proc p
-left join pg_catalog.pg_aggregate g on g.aggfnoid = p.oid
-where p.oid = any ($2::oid[])
+select 'function', p.oid,
+    md5(concat_ws('|', p.xmin, (select g.xmin from pg_catalog.pg_aggregate g where g.aggfnoid = p.oid))), ''
+from unnest(array(select unnest($2::oid[]))) as asked (oid)
+join pg_catalog.pg_proc p on p.oid = asked.oid
 union all
 select 'type', p.root,
     md5(string_agg(concat_ws('|', t.oid, t.typname, t.typnamespace, t.xmin,
@@ -75,6 +76,6 @@ select 'type', p.root,
             from pg_catalog.pg_constraint k where k.contypid = t.oid),
         (select string_agg(concat_ws(' ', a.attnum, a.xmin), ',' order by a.attnum)
             from pg_catalog.pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0)), ';' order by t.oid)), ''
-from parts p
+from unnest(array(select root from parts), array(select oid from parts)) as p (root, oid)
 join pg_catalog.pg_type t on t.oid = p.oid
 group by p.root

@@ -80,6 +80,8 @@ pub(super) enum Message {
     Log(Bytes),
     /// The server has sent everything up to `position`.
     Keepalive { position: Lsn, reply: bool },
+    /// The server warns.
+    Notice(ServerError),
     /// Something beside the stream, of no concern.
     Aside,
 }
@@ -437,8 +439,9 @@ fn read_message(frame: Frame) -> Result<Message, Fault> {
     let mut cursor = Cursor::new(frame.body, "CopyData");
     match frame.tag {
         b'd' => {}
-        // A notice, a changed parameter.
-        b'N' | b'S' => return Ok(Message::Aside),
+        b'N' => return server_error(cursor.rest()).map(Message::Notice),
+        // A changed parameter.
+        b'S' => return Ok(Message::Aside),
         // The server goes: CopyDone, CommandComplete, ReadyForQuery.
         b'c' | b'C' | b'Z' => {
             let source =

@@ -224,16 +224,28 @@ pub(super) fn judge(fault: Fault) -> Error {
 /// What a fault of a running stream means.
 pub(super) fn judge_running(fault: Fault, settings: &Settings) -> Error {
     match fault {
-        // Servers before 18 look the publication up as of each change, so that making it again does not help.
-        Fault::Server { action, said } if said.sqlstate == "42704" => Error::Refused {
-            action,
-            fact: said.to_string(),
-            hint: format!(
-                "publication '{}' was dropped: make it again, and let kck make a new slot (drop slot '{}')",
-                settings.publication, settings.slot
-            ),
-        },
+        Fault::Server { said, .. } if said.sqlstate == "42704" => unpublished(&said, settings),
         Fault::Server { action, said } => Error::Lost { action, source: said.into() },
         fault => judge(fault),
+    }
+}
+
+/// What a server's warning means, if anything: 18 and later skip the changes of a publication that is gone.
+pub(super) fn judge_notice(said: &ServerError, settings: &Settings) -> Result<(), Error> {
+    match said.sqlstate.as_str() {
+        "55000" => Err(unpublished(said, settings)),
+        _ => Ok(()),
+    }
+}
+
+/// The publication is looked up as of each change, so making it again does not bring back what was passed.
+fn unpublished(said: &ServerError, settings: &Settings) -> Error {
+    Error::Refused {
+        action: "follow the replication stream",
+        fact: said.to_string(),
+        hint: format!(
+            "publication '{}' was dropped: make it again, and let kck make a new slot (drop slot '{}')",
+            settings.publication, settings.slot
+        ),
     }
 }

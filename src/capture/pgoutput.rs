@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Error, cursor::Cursor};
 use crate::change::{Column, Datum, Lsn, Old, Relation, Row, SourceTime, TableId, Xid};
 
-/// One message of the stream. Rows name their relation by oid; [`super::assemble`] knows what it looks like.
+/// One message of the stream. Rows name their relation by oid; `assemble` knows what it looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// A transaction begins.

@@ -23,7 +23,7 @@ use super::{
     Control, Error, Event, Stream,
     assemble::Assembly,
     connection::{Connection, Fault, Message, Status},
-    open::{Opening, judge_running, open},
+    open::{Opening, judge_notice, judge_running, open},
     pulse::{Backoff, Pulse, Reply},
 };
 use crate::{
@@ -334,6 +334,7 @@ impl Follower {
                     pulse.asked();
                 }
             }
+            Message::Notice(said) => judge_notice(&said, &self.settings)?,
             Message::Aside => {}
         }
         self.delivered = self.delivered.max(assembly.reached());

@@ -24,9 +24,14 @@ impl Check {
         let config = self.config.load()?;
         let loaded = load::files(&config.directory.join("products"));
         if self.files_only {
-            let faults: Vec<_> = loaded.faults.iter().chain(loaded.broken.values().flatten()).collect();
+            let faults: Vec<_> =
+                loaded.faults.iter().chain(loaded.broken.values().flatten()).collect();
             faults.iter().for_each(|fault| say(&fault.to_string()));
-            say(&format!("{} sound, {} faults; the source was not asked", loaded.drafts.len(), faults.len()));
+            say(&format!(
+                "{} sound, {} faults; the source was not asked",
+                loaded.drafts.len(),
+                faults.len()
+            ));
             return if faults.is_empty() { Ok(()) } else { Err(Stop::no()) };
         }
         let address = app::address(&config, &config.source_url, &environment())?;
@@ -47,7 +52,8 @@ fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
         match slot {
             Slot::Ready(_) => {
                 say(&format!("{name}: ready"));
-                let lines = index.rules(name).map(crate::depend::Rules::explain).unwrap_or_default();
+                let lines =
+                    index.rules(name).map(crate::depend::Rules::explain).unwrap_or_default();
                 lines.iter().for_each(|line| say(&format!("  {line}")));
             }
             Slot::Broken(faults) => {

@@ -20,7 +20,6 @@ pub(super) struct Server {
 /// What it answered.
 pub(super) struct Reply {
     pub(super) status: u16,
-    pub(super) headers: hyper::HeaderMap,
     pub(super) body: Bytes,
 }
 
@@ -29,11 +28,14 @@ impl Server {
     pub(super) async fn get(&self, path: &str) -> Result<Reply, Stop> {
         let address = self.address()?;
         let away = |error: &dyn std::fmt::Display| {
-            Stop::cannot(format!("ask {address}: {error}\n  hint: start kck run, or name it with --server"))
+            Stop::cannot(format!(
+                "ask {address}: {error}\n  hint: start kck run, or name it with --server"
+            ))
         };
         let stream = TcpStream::connect(&address).await.map_err(|error| away(&error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| away(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| away(&error))?;
         // Its end shows in the answer.
         tokio::spawn(async move { drop(connection.await) });
         let request = Request::get(path)
@@ -41,14 +43,16 @@ impl Server {
             .body(Empty::<Bytes>::new())
             .map_err(|error| Stop::usage(format!("'{path}' cannot be asked for: {error}")))?;
         let response = sender.send_request(request).await.map_err(|error| away(&error))?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| away(&error))?.to_bytes();
-        Ok(Reply { status, headers, body })
+        Ok(Reply { status, body })
     }
 
     fn address(&self) -> Result<String, Stop> {
         let named = self.server.clone();
-        let named = named.or_else(|| environment().into_iter().find(|(name, _)| name == "KCK_SERVER").map(|(_, value)| value));
+        let named = named.or_else(|| {
+            environment().into_iter().find(|(name, _)| name == "KCK_SERVER").map(|(_, value)| value)
+        });
         let address = match named {
             Some(address) => address,
             None => super::ConfigArgs { config: None }.load()?.listen.to_string(),

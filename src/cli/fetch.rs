@@ -28,7 +28,11 @@ pub(super) struct Fetch {
 impl Fetch {
     pub(super) async fn run(self) -> Result<(), Stop> {
         let mut query = Vec::new();
-        for (name, value) in [("min_lsn", &self.min_lsn), ("max_staleness", &self.max_staleness), ("wait", &self.wait)] {
+        for (name, value) in [
+            ("min_lsn", &self.min_lsn),
+            ("max_staleness", &self.max_staleness),
+            ("wait", &self.wait),
+        ] {
             if let Some(value) = value {
                 let mut pair = format!("{name}=");
                 crate::key::encode(&mut pair, value);
@@ -38,7 +42,8 @@ impl Fetch {
         if self.fresh {
             query.push("fresh=true".to_owned());
         }
-        let question = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        let question =
+            if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         let reply = self.server.get(&format!("/fetch/{}{question}", self.key)).await?;
         let text = String::from_utf8_lossy(&reply.body);
         if reply.status == 200 {

@@ -56,7 +56,8 @@ struct ConfigArgs {
 impl ConfigArgs {
     fn load(&self) -> Result<Config, Stop> {
         let path = self.config.clone().unwrap_or_else(|| PathBuf::from("kck.toml"));
-        Config::load(&path, self.config.is_some(), &environment()).map_err(|bad| Stop::usage(bad.to_string()))
+        Config::load(&path, self.config.is_some(), &environment())
+            .map_err(|bad| Stop::usage(bad.to_string()))
     }
 }
 
@@ -126,14 +127,21 @@ pub fn main() -> ExitCode {
 /// `KCK_LOG` as in `info` or `kck=debug`; commands that print their own story say only what is wrong.
 fn log_to_stderr(command: &Command) {
     let quiet = if matches!(command, Command::Run(_)) { "info" } else { "error" };
-    let asked = environment().into_iter().find(|(name, _)| name == "KCK_LOG").map(|(_, value)| value);
+    let asked =
+        environment().into_iter().find(|(name, _)| name == "KCK_LOG").map(|(_, value)| value);
     let filter = tracing_subscriber::EnvFilter::new(asked.as_deref().unwrap_or(quiet));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
 }
 
 /// Everything the environment says, read once; what is not UTF-8 is no setting.
 fn environment() -> Vec<(String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// One line for people, where answers go.

@@ -26,17 +26,27 @@ impl Status {
             list(&mut lines, "", &value);
             say(&lines.join("\n"));
         }
-        if value.get("state").and_then(serde_json::Value::as_str) == Some("ready") { Ok(()) } else { Err(Stop::no()) }
+        if value.get("state").and_then(serde_json::Value::as_str) == Some("ready") {
+            Ok(())
+        } else {
+            Err(Stop::no())
+        }
     }
 }
 
 /// `certificate.age_ms  12`: every leaf on a line of its own.
 fn list(lines: &mut Vec<String>, path: &str, value: &serde_json::Value) {
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let below =
+        |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
-        serde_json::Value::Object(fields) => fields.iter().for_each(|(name, value)| list(lines, &below(name), value)),
+        serde_json::Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| list(lines, &below(name), value));
+        }
         serde_json::Value::Array(items) => {
-            items.iter().enumerate().for_each(|(index, value)| list(lines, &below(&index.to_string()), value));
+            items
+                .iter()
+                .enumerate()
+                .for_each(|(index, value)| list(lines, &below(&index.to_string()), value));
         }
         serde_json::Value::String(text) => lines.push(format!("{path:<32} {text}")),
         other => lines.push(format!("{path:<32} {other}")),

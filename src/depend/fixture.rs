@@ -23,7 +23,7 @@ pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> 
             parameters: (1..=parameters).map(parameter).collect(),
             pieces: vec![sql.to_owned()],
             holes: vec![],
-            mentions: Mentions::default(),
+            mentions: Some(Mentions::default()),
             offset: 0,
             text: sql.to_owned(),
         },

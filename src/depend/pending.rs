@@ -60,7 +60,9 @@ impl Pending {
         Self {
             current: Touched::new(limit),
             inside: false,
-            released: early.first().map_or(resume, |(_, end): &(Xid, Lsn)| Lsn(end.0 - 1).min(resume)),
+            released: early
+                .first()
+                .map_or(resume, |(_, end): &(Xid, Lsn)| Lsn(end.0 - 1).min(resume)),
             waiting: early.into_iter().map(folded).collect(),
             received: resume,
             idle: Lsn(0),
@@ -174,7 +176,11 @@ impl Pending {
     /// Acknowledged, or about to be, and not seen visible.
     #[must_use]
     pub fn early(&self) -> Vec<(Xid, Lsn)> {
-        self.waiting.iter().filter(|folded| folded.early).map(|folded| (folded.xid, folded.end)).collect()
+        self.waiting
+            .iter()
+            .filter(|folded| folded.early)
+            .map(|folded| (folded.xid, folded.end))
+            .collect()
     }
 }
 

@@ -82,7 +82,11 @@ impl Settle {
 pub fn floor_to_record_end(insert: Lsn, segment_bytes: u64) -> Lsn {
     let within = insert.0 % PAGE;
     let start = insert.0 - within;
-    let header = if segment_bytes != 0 && start.is_multiple_of(segment_bytes) { SEGMENT_HEADER } else { PAGE_HEADER };
+    let header = if segment_bytes != 0 && start.is_multiple_of(segment_bytes) {
+        SEGMENT_HEADER
+    } else {
+        PAGE_HEADER
+    };
     if within <= header { Lsn(start) } else { insert }
 }
 

@@ -29,7 +29,10 @@ pub struct Barrier {
 /// # Errors
 /// What the source said.
 pub async fn prepare(client: &Client) -> Result<Statement, Error> {
-    client.prepare(BARRIER).await.map_err(|error| Error::from_postgres("prepare the barrier", error))
+    client
+        .prepare(BARRIER)
+        .await
+        .map_err(|error| Error::from_postgres("prepare the barrier", error))
 }
 
 /// Takes a barrier.
@@ -43,9 +46,15 @@ pub async fn take(client: &Client, statement: &Statement) -> Result<Barrier, Err
     let snapshot: String = row.try_get(0).map_err(fail)?;
     let insert: String = row.try_get(1).map_err(fail)?;
     let time: i64 = row.try_get(2).map_err(fail)?;
-    let unread = |fact: String| Error::Statement { sqlstate: "XX000".to_owned(), message: fact, position: None };
+    let unread = |fact: String| Error::Statement {
+        sqlstate: "XX000".to_owned(),
+        message: fact,
+        position: None,
+    };
     Ok(Barrier {
-        snapshot: snapshot.parse().map_err(|bad: crate::change::BadSnapshot| unread(bad.to_string()))?,
+        snapshot: snapshot
+            .parse()
+            .map_err(|bad: crate::change::BadSnapshot| unread(bad.to_string()))?,
         insert: insert.parse().map_err(|bad: crate::change::BadLsn| unread(bad.to_string()))?,
         time: SourceTime(time),
         sent,

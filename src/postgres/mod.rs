@@ -4,7 +4,10 @@
 //! each ask one thing. This folder knows the vocabulary only, never a stage.
 
 use std::{
-    sync::{Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -65,7 +68,11 @@ impl Source {
     ///
     /// # Errors
     /// What the source said.
-    pub async fn connect_to_any(&self, role: &str, settings: &[(&str, &str)]) -> Result<Client, Error> {
+    pub async fn connect_to_any(
+        &self,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Client, Error> {
         connect::connect(&self.address, role, settings).await
     }
 
@@ -83,7 +90,10 @@ impl Source {
             hint: hint.to_owned(),
         };
         if facts.in_recovery {
-            return Err(refused("the source is a standby".to_owned(), "give the address of the primary"));
+            return Err(refused(
+                "the source is a standby".to_owned(),
+                "give the address of the primary",
+            ));
         }
         let found = facts.history;
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -143,13 +153,18 @@ impl Housekeeping {
     ///
     /// # Errors
     /// What the source said.
-    pub async fn catalogue(&mut self, objects: &catalogue::Objects) -> Result<catalogue::Catalogue, Error> {
+    pub async fn catalogue(
+        &mut self,
+        objects: &catalogue::Objects,
+    ) -> Result<catalogue::Catalogue, Error> {
         let open = self.open().await?;
         let question = match &open.catalogue {
             Some(question) => question,
             None => {
                 let prepared = open.client.prepare(catalogue::QUESTION).await;
-                open.catalogue.insert(prepared.map_err(|error| Error::from_postgres("prepare the look at the catalogue", error))?)
+                open.catalogue.insert(prepared.map_err(|error| {
+                    Error::from_postgres("prepare the look at the catalogue", error)
+                })?)
             }
         };
         let answer = within(catalogue::look(&open.client, question, objects)).await;

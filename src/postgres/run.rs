@@ -51,7 +51,12 @@ impl Pool {
     /// At most `connections` at once; each statement is given up by the source after `statement_timeout`.
     #[must_use]
     pub fn new(source: Arc<Source>, connections: usize, statement_timeout: Duration) -> Self {
-        Self { source, statement_timeout, places: Semaphore::new(connections.max(1)), idle: Mutex::default() }
+        Self {
+            source,
+            statement_timeout,
+            places: Semaphore::new(connections.max(1)),
+            idle: Mutex::default(),
+        }
     }
 
     /// Runs a statement whose parameters are all text.
@@ -60,7 +65,8 @@ impl Pool {
     /// [`Error::Statement`] when the statement failed with the source up; the connection is kept then.
     pub async fn run(&self, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
         let place = self.places.acquire().await;
-        let _place = place.map_err(|closed| Error::Gone { action: "run a product", source: closed.into() })?;
+        let _place = place
+            .map_err(|closed| Error::Gone { action: "run a product", source: closed.into() })?;
         let mut connection = self.connection().await?;
         let result = query(&mut connection, sql, arguments).await;
         let usable = matches!(&result, Ok(_) | Err(Error::Statement { .. }));
@@ -74,7 +80,9 @@ impl Pool {
         let history = self.source.history();
         let idle = {
             let mut idle = self.idle();
-            idle.retain(|connection| connection.history == history && !connection.client.is_closed());
+            idle.retain(|connection| {
+                connection.history == history && !connection.client.is_closed()
+            });
             idle.pop()
         };
         if let Some(connection) = idle {
@@ -98,7 +106,11 @@ impl Pool {
 /// A plan that DDL has made impossible ("cached plan must not change result type") is prepared anew, once.
 const STALE_PLAN: &str = "0A000";
 
-async fn query(connection: &mut Connection, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+async fn query(
+    connection: &mut Connection,
+    sql: &str,
+    arguments: &[String],
+) -> Result<Vec<Row>, Error> {
     let was_prepared = connection.prepared.contains_key(sql);
     match query_once(connection, sql, arguments).await {
         Err(Error::Statement { sqlstate, .. }) if was_prepared && sqlstate == STALE_PLAN => {
@@ -109,7 +121,11 @@ async fn query(connection: &mut Connection, sql: &str, arguments: &[String]) -> 
     }
 }
 
-async fn query_once(connection: &mut Connection, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+async fn query_once(
+    connection: &mut Connection,
+    sql: &str,
+    arguments: &[String],
+) -> Result<Vec<Row>, Error> {
     let fail = |error| Error::from_postgres("run a product", error);
     let statement = match connection.prepared.get(sql) {
         Some(statement) => statement.clone(),
@@ -122,7 +138,8 @@ async fn query_once(connection: &mut Connection, sql: &str, arguments: &[String]
             statement
         }
     };
-    let arguments: Vec<&(dyn ToSql + Sync)> = arguments.iter().map(|argument| argument as _).collect();
+    let arguments: Vec<&(dyn ToSql + Sync)> =
+        arguments.iter().map(|argument| argument as _).collect();
     let rows = connection.client.query(&statement, &arguments).await.map_err(fail)?;
     rows.iter()
         .map(|row| {

@@ -50,7 +50,13 @@ impl fmt::Display for Fault {
 impl Fault {
     /// A fault at a byte offset of the file's text.
     #[must_use]
-    pub fn at(file: &Path, text: &str, offset: usize, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub fn at(
+        file: &Path,
+        text: &str,
+        offset: usize,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;

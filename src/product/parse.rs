@@ -461,7 +461,7 @@ mod tests {
             ("select 1;\n select 2", "2:2: there is more than one statement"),
             ("insert into t values (1)", "1:1: this is INSERT"),
             ("explain select 1", "1:1: this is EXPLAIN"),
-            ("select 1\ninto x", "2:6: SELECT INTO makes a table"),
+            ("select 1\ninto x", "2:1: SELECT INTO makes a table"),
             ("select *\nfrom t for update", "2:8: the statement locks rows"),
             (
                 "select * from (select * from t for no key update) x",
@@ -469,7 +469,7 @@ mod tests {
             ),
             (
                 "with x as (\n delete from t returning 1) select * from x",
-                "2:14: the statement writes",
+                "2:2: the statement writes",
             ),
             ("select :x, 'abc", "1:12: unterminated quoted string"),
             ("select æ,\n  :long_name, from t", "2:15: syntax error at 'from'"),

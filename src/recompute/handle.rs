@@ -119,7 +119,6 @@ impl Handle {
 
     /// The ledger, for one decision. A panic while it was held cannot leave half a decision: each is one field
     /// or one insertion, so a poisoned lock is taken as it is.
-    #[must_use]
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,7 +138,8 @@ impl Handle {
     /// A key as it stands, if its entry can be used now. Counts as a read.
     #[must_use]
     pub fn read(&self, key: &Key) -> Option<Standing> {
-        *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now());
         let progress = *self.shared.progress.borrow();
         let mut ledger = self.ledger();
         if !ledger.is_cached(key.product(), progress.visible) {
@@ -164,7 +164,12 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::NotFreshInTime`] past the deadline, else what the computation came to.
-    pub async fn compute(&self, key: &Key, want: Want, deadline: Instant) -> Result<Arc<Fresh>, Error> {
+    pub async fn compute(
+        &self,
+        key: &Key,
+        want: Want,
+        deadline: Instant,
+    ) -> Result<Arc<Fresh>, Error> {
         let (waiter, answer) = oneshot::channel();
         self.queue().ask(key, want, waiter).map_err(|_| Error::Overloaded)?;
         self.shared.asked.notify_one();
@@ -179,9 +184,10 @@ impl Handle {
     #[must_use]
     pub fn too_late(&self, fact: &'static str) -> Error {
         let progress = *self.shared.progress.borrow();
-        let (lsn, time) = progress
-            .certified()
-            .map_or_else(|| (progress.visible, Default::default()), |certificate| (certificate.lsn, certificate.time));
+        let (lsn, time) = progress.certified().map_or_else(
+            || (progress.visible, Default::default()),
+            |certificate| (certificate.lsn, certificate.time),
+        );
         Error::NotFreshInTime { lsn, time, fact }
     }
 
@@ -205,7 +211,6 @@ impl Handle {
     }
 
     /// Watches a key until dropped: it counts as read, and says when its answer has moved.
-    #[must_use]
     pub fn watch(&self, key: &Key) -> Watching {
         let mut watching = self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, moved) = watching.entry(key.clone()).or_default();
@@ -229,7 +234,9 @@ impl Handle {
     pub fn mark(&self, keys: &HashMap<Key, Lsn>, products: &BTreeMap<String, Lsn>) -> Marks {
         let mut ledger = self.ledger();
         let keys = ledger.mark(keys.iter().map(|(key, at)| (key, *at)));
-        let whole = |(product, at): (&String, &Lsn)| Some((product.clone(), ledger.mark_product(product, *at)?));
+        let whole = |(product, at): (&String, &Lsn)| {
+            Some((product.clone(), ledger.mark_product(product, *at)?))
+        };
         Marks { keys, products: products.iter().filter_map(whole).collect() }
     }
 
@@ -319,7 +326,8 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        let mut watching = self.handle.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watching =
+            self.handle.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((count, _)) = watching.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {

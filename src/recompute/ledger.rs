@@ -141,10 +141,8 @@ impl Ledger {
 
     /// Lists a product with its whole-product mark, or changes its terms; a mark never goes back.
     pub fn product(&mut self, name: &str, terms: Terms, mark: Position) {
-        let state = self
-            .products
-            .entry(name.into())
-            .or_insert(ProductState { mark, terms, joins: Lsn(0) });
+        let state =
+            self.products.entry(name.into()).or_insert(ProductState { mark, terms, joins: Lsn(0) });
         state.terms = terms;
         state.mark = state.mark.max(mark);
     }
@@ -173,16 +171,8 @@ impl Ledger {
         let doubtful = entry.as_ref().is_some_and(|meta| meta.insert > firm_up_to);
         self.by_product.entry(key.product().into()).or_default().insert(key.clone());
         let mark = mark.unwrap_or_default();
-        let tracked = Tracked {
-            lease,
-            recorded: true,
-            mark,
-            stamp,
-            version,
-            entry,
-            doubtful,
-            hot: false,
-        };
+        let tracked =
+            Tracked { lease, recorded: true, mark, stamp, version, entry, doubtful, hot: false };
         self.keys.insert(key, tracked);
     }
 
@@ -240,7 +230,10 @@ impl Ledger {
     }
 
     /// Commit `at` touches these keys (R3): those that are tracked come back, to be marked durably.
-    pub fn mark<'a>(&mut self, touched: impl IntoIterator<Item = (&'a Key, Lsn)>) -> Vec<(Key, Position)> {
+    pub fn mark<'a>(
+        &mut self,
+        touched: impl IntoIterator<Item = (&'a Key, Lsn)>,
+    ) -> Vec<(Key, Position)> {
         let mut marks = Vec::new();
         for (key, at) in touched {
             let at = Position { epoch: self.epoch, lsn: at };
@@ -295,10 +288,14 @@ impl Ledger {
         self.keys.get(key).is_some_and(|tracked| tracked.hot)
     }
 
-    /// The product's mark: an answer computed outside the ledger is stale below it.
+    /// The newest commit known to touch the key or its whole product: what is older is stale. At least the
+    /// beginning of this epoch.
     #[must_use]
-    pub fn product_mark(&self, product: &str) -> Position {
-        self.products.get(product).map(|state| state.mark).unwrap_or_default()
+    pub fn mark_of(&self, key: &Key) -> Position {
+        let epoch = Position { epoch: self.epoch, lsn: Lsn(0) };
+        let product = self.products.get(key.product()).map(|state| state.mark);
+        let own = self.keys.get(key).map(|tracked| tracked.mark);
+        epoch.max(product.unwrap_or_default()).max(own.unwrap_or_default())
     }
 
     /// Judges a result (R6). Stamps above [`Ledger::highest_stamp`]'s reservation must be reserved first.
@@ -316,7 +313,8 @@ impl Ledger {
         }
         let old = tracked.entry.as_deref();
         let comparable = old.filter(|old| !tracked.doubtful && old.as_of.epoch == epoch);
-        if comparable.is_some_and(|old| computed.snapshot.0 != 0 && computed.snapshot < old.snapshot)
+        if comparable
+            .is_some_and(|old| computed.snapshot.0 != 0 && computed.snapshot < old.snapshot)
             || old.is_some_and(|old| computed.as_of < old.as_of)
         {
             return Verdict::Void;
@@ -380,7 +378,11 @@ impl Ledger {
 
     /// The second half: the deletion is durable and the key was not tracked anew meanwhile.
     pub fn forget(&mut self, forgotten: &Forget) {
-        if self.keys.get(&forgotten.key).is_some_and(|tracked| tracked.stamp == forgotten.stamp && tracked.entry.is_none()) {
+        if self
+            .keys
+            .get(&forgotten.key)
+            .is_some_and(|tracked| tracked.stamp == forgotten.stamp && tracked.entry.is_none())
+        {
             self.keys.remove(&forgotten.key);
             if let Some(keys) = self.by_product.get_mut(forgotten.key.product()) {
                 keys.remove(&forgotten.key);

@@ -146,8 +146,10 @@ impl<W> Queue<W> {
             && *instant <= now
         {
             // A full queue drops it: the key stays stale and is asked for when it is read.
-            if let Some((_, key)) = self.delayed.pop_first() {
-                drop(self.enter(&key, false, None));
+            if let Some((_, key)) = self.delayed.pop_first()
+                && self.enter(&key, false, None).is_err()
+            {
+                break;
             }
         }
         let urgent = self.urgent.iter().any(|key| self.is_next(key, true));
@@ -178,7 +180,8 @@ impl<W> Queue<W> {
 
     /// Whether a place in a line is still the key's own: it may have become urgent, or run by now.
     fn is_next(&self, key: &Key, urgent: bool) -> bool {
-        self.waiting.get(key).is_some_and(|job| job.urgent == urgent) && !self.running.contains_key(key)
+        self.waiting.get(key).is_some_and(|job| job.urgent == urgent)
+            && !self.running.contains_key(key)
     }
 
     /// When the first delayed key is due.

@@ -26,8 +26,10 @@ pub fn statement(product: &Product) -> String {
         format!("(kck_keys.kck_p{}::{cast})", index + 1)
     };
     let inner = product.draft.sql(hole);
-    let columns: Vec<String> = (1..=product.description.columns.len().max(1)).map(|n| format!("kck_c{n}")).collect();
-    let json = |column: &str| format!("coalesce(pg_catalog.to_json(kck_rows.{column})::text, 'null')");
+    let columns: Vec<String> =
+        (1..=product.description.columns.len().max(1)).map(|n| format!("kck_c{n}")).collect();
+    let json =
+        |column: &str| format!("coalesce(pg_catalog.to_json(kck_rows.{column})::text, 'null')");
     let named = columns.join(", ");
     // The newline ends a comment that the product's text may end with.
     let value = match product.draft.policy.result {
@@ -35,7 +37,8 @@ pub fn statement(product: &Product) -> String {
             "(select '[' || coalesce(pg_catalog.string_agg(pg_catalog.row_to_json(kck_rows.*)::text, ','), '') || ']' from ({inner}\n) kck_rows)"
         ),
         ResultKind::Arrays => {
-            let row = columns.iter().map(|column| json(column)).collect::<Vec<_>>().join(" || ',' || ");
+            let row =
+                columns.iter().map(|column| json(column)).collect::<Vec<_>>().join(" || ',' || ");
             format!(
                 "(select '[' || coalesce(pg_catalog.string_agg('[' || {row} || ']', ','), '') || ']' from ({inner}\n) kck_rows({named}))"
             )
@@ -116,8 +119,15 @@ impl Run for Sql {
             let place = place.ok_or(RunError::Unsound("a row for no key"))?;
             *place = row.value;
             answered += 1;
-            ran.snapshot = Some(row.snapshot.parse::<Snapshot>().map_err(|_| RunError::Unsound("a snapshot that is none"))?);
-            let insert = row.insert.parse::<Lsn>().map_err(|_| RunError::Unsound("a position that is none"))?;
+            ran.snapshot = Some(
+                row.snapshot
+                    .parse::<Snapshot>()
+                    .map_err(|_| RunError::Unsound("a snapshot that is none"))?,
+            );
+            let insert = row
+                .insert
+                .parse::<Lsn>()
+                .map_err(|_| RunError::Unsound("a position that is none"))?;
             ran.insert = ran.insert.max(insert);
             ran.time = SourceTime(row.time_us);
         }
@@ -130,7 +140,9 @@ impl From<postgres::Error> for RunError {
         match error {
             postgres::Error::Statement { sqlstate, .. } => Self::Statement { sqlstate },
             // A right that is missing is the product's trouble, not the connection's.
-            postgres::Error::Refused { sqlstate, .. } if !sqlstate.is_empty() => Self::Statement { sqlstate },
+            postgres::Error::Refused { sqlstate, .. } if !sqlstate.is_empty() => {
+                Self::Statement { sqlstate }
+            }
             other => Self::Unavailable(postgres::describe_chain(&other)),
         }
     }

@@ -42,7 +42,10 @@ impl Costs {
         let each = took / u32::try_from(keys.max(1)).unwrap_or(u32::MAX);
         let mut costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Half the weight on the newest: one slow statement is forgotten within a few.
-        costs.entry(product.to_owned()).and_modify(|cost| *cost = (*cost + each) / 2).or_insert(each);
+        costs
+            .entry(product.to_owned())
+            .and_modify(|cost| *cost = (*cost + each) / 2)
+            .or_insert(each);
     }
 }
 
@@ -51,7 +54,11 @@ pub async fn run(handle: Handle, recipe: Arc<dyn Run>, shutdown: CancellationTok
     let costs = Arc::new(Costs::default());
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..handle.shared.config.connections.max(1) {
-        let worker = Worker { handle: handle.clone(), recipe: Arc::clone(&recipe), costs: Arc::clone(&costs) };
+        let worker = Worker {
+            handle: handle.clone(),
+            recipe: Arc::clone(&recipe),
+            costs: Arc::clone(&costs),
+        };
         workers.spawn(worker.run(shutdown.clone()));
     }
     workers.join_all().await;
@@ -76,7 +83,8 @@ impl Worker {
             let asked = self.handle.shared.asked.notified();
             let (keys, due) = {
                 let mut queue = self.handle.queue();
-                let keys = queue.take(Instant::now(), |product| self.costs.batch(product, &self.handle));
+                let keys =
+                    queue.take(Instant::now(), |product| self.costs.batch(product, &self.handle));
                 (keys, queue.due())
             };
             if keys.is_empty() {
@@ -127,11 +135,15 @@ impl Worker {
     fn failed(&self, keys: &[Key], error: &RunError) {
         for key in keys {
             let (code, answer) = match error {
-                RunError::Unavailable(why) => ("unavailable".to_owned(), Error::SourceUnavailable(why.clone())),
+                RunError::Unavailable(why) => {
+                    ("unavailable".to_owned(), Error::SourceUnavailable(why.clone()))
+                }
                 RunError::Statement { sqlstate } => {
                     (sqlstate.clone(), Error::ProductBroken { sqlstate: sqlstate.clone() })
                 }
-                RunError::Unsound(fact) => ((*fact).to_owned(), Error::ProductBroken { sqlstate: "XX000".to_owned() }),
+                RunError::Unsound(fact) => {
+                    ((*fact).to_owned(), Error::ProductBroken { sqlstate: "XX000".to_owned() })
+                }
             };
             self.handle.shared.observer.note(Event::ComputeFailed { key: key.clone(), code });
             self.answer(key, Err(answer));
@@ -155,8 +167,7 @@ impl Worker {
         };
         self.handle.queue().begin(keys, as_of);
         let started = Instant::now();
-        let (ran, recorded) =
-            tokio::join!(self.recipe.run(product, keys), self.record(&tracks));
+        let (ran, recorded) = tokio::join!(self.recipe.run(product, keys), self.record(&tracks));
         let took = started.elapsed();
         let ran = ran?;
         self.costs.learn(product.name(), keys.len(), took);
@@ -251,10 +262,13 @@ impl Worker {
     /// The result is worthless, who waits gets the next one. Waiters give up by their own deadlines.
     fn again(&self, key: &Key) {
         let mut queue = self.handle.queue();
-        let waiters: Vec<Waiter> = queue.finish(key).into_iter().filter(|waiter| !waiter.is_closed()).collect();
+        let waiters: Vec<Waiter> =
+            queue.finish(key).into_iter().filter(|waiter| !waiter.is_closed()).collect();
         for waiter in waiters {
-            // A full queue drops the waiter, who is told that kck is overloaded.
-            drop(queue.ask(key, Want::New, waiter));
+            if queue.ask(key, Want::New, waiter).is_err() {
+                // The waiter is dropped, and told by that.
+                break;
+            }
         }
         drop(queue);
         self.handle.shared.asked.notify_one();
@@ -292,7 +306,8 @@ impl Context<'_> {
             as_of: self.as_of,
             connection: self.connection,
             time: self.ran.time,
-            snapshot: snapshot.map_or(Stamp(0), |snapshot| Stamp::packed(self.as_of.epoch, snapshot)),
+            snapshot: snapshot
+                .map_or(Stamp(0), |snapshot| Stamp::packed(self.as_of.epoch, snapshot)),
             insert: self.ran.insert,
             fingerprint: self.product.fingerprint,
             shape: self.product.shape,
@@ -303,7 +318,8 @@ impl Context<'_> {
     }
 
     fn expires(&self) -> Option<SourceTime> {
-        let expire = i64::try_from(self.product.draft.policy.expire?.as_micros()).unwrap_or(i64::MAX);
+        let expire =
+            i64::try_from(self.product.draft.policy.expire?.as_micros()).unwrap_or(i64::MAX);
         Some(SourceTime(self.ran.time.0.saturating_add(expire)))
     }
 

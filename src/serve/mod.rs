@@ -9,9 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::{
-    observe::Observer, product::Catalog, progress::Progress, recompute, store::Store,
-};
+use crate::{observe::Observer, product::Catalog, progress::Progress, recompute, store::Store};
 
 pub mod http;
 pub mod near;

@@ -14,7 +14,7 @@ use crate::{
     observe::{Event, ReadSource},
     product::{Product, Stale},
     progress::Progress,
-    recompute::{Error, Fresh, ledger::Standing, queue::Want},
+    recompute::{Error, ledger::Standing, queue::Want},
 };
 
 use super::Context;
@@ -73,6 +73,12 @@ pub struct Answer {
     pub source: ReadSource,
 }
 
+/// How an entry stands when it is answered.
+struct Stands {
+    as_of: AsOf,
+    stale: bool,
+}
+
 /// What a read came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -93,7 +99,11 @@ pub async fn read(
     demand: &Demand,
 ) -> Result<Outcome, Error> {
     let read = Read { context, product, key, demand, deadline: Instant::now() + demand.wait };
-    let outcome = if demand.after.is_some() { read.newer().await } else { read.once().await.map(Outcome::Answer) };
+    let outcome = if demand.after.is_some() {
+        read.newer().await
+    } else {
+        read.once().await.map(Outcome::Answer)
+    };
     if let Ok(Outcome::Answer(answer) | Outcome::Unchanged(answer)) = &outcome {
         context.observer.note(Event::Read { source: answer.source, stale: answer.stale });
     }
@@ -160,13 +170,15 @@ impl Read<'_> {
                 // Computing before V is there would only have to be done again.
                 _ if self.waits_for_visible(&now) => {}
                 Some(_) => {
-                    let answer = self.computed(Want::AtLeast(now.as_of()), ReadSource::Wait).await?;
+                    let answer =
+                        self.computed(Want::AtLeast(now.as_of()), ReadSource::Wait).await?;
                     if self.meets(&answer, &self.context.progress.borrow()) {
                         return Ok(answer);
                     }
                 }
                 None => {
-                    let answer = self.computed(Want::AtLeast(self.least(&now)), ReadSource::Miss).await?;
+                    let answer =
+                        self.computed(Want::AtLeast(self.least(&now)), ReadSource::Miss).await?;
                     // Without a demand a miss may say `stale` (R4), unless the product waits for the fresh one.
                     if self.meets(&answer, &self.context.progress.borrow()) {
                         return Ok(answer);
@@ -215,7 +227,8 @@ impl Read<'_> {
         let position = self.demand.min_lsn.is_none_or(|token| answer.as_of.lsn >= token.lsn);
         let age = self.demand.max_staleness.is_none_or(|age| {
             let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            now.source_now(Instant::now()).is_some_and(|clock| answer.as_of.time.0 >= clock.0.saturating_sub(age))
+            now.source_now(Instant::now())
+                .is_some_and(|clock| answer.as_of.time.0 >= clock.0.saturating_sub(age))
         });
         let waits = self.demand.min_lsn.is_none()
             && self.demand.max_staleness.is_none()
@@ -227,13 +240,16 @@ impl Read<'_> {
     async fn standing(&self, source: ReadSource) -> Option<Answer> {
         let standing = self.context.recompute.read(self.key)?;
         // An entry of another definition stands in only where stale answers are served.
-        if standing.meta.fingerprint != self.product.fingerprint && self.product.draft.policy.stale == Stale::Wait {
+        if standing.meta.fingerprint != self.product.fingerprint
+            && self.product.draft.policy.stale == Stale::Wait
+        {
             return None;
         }
         let body = self.body(&standing).await?;
         let progress = *self.context.progress.borrow();
         let as_of = as_of(&standing, &progress);
-        Some(self.answer(&standing.meta, body, as_of, !standing.fresh, source))
+        let stands = Stands { as_of, stale: !standing.fresh };
+        Some(self.answer(&standing.meta, body, stands, source))
     }
 
     /// The bytes of this very stamp: from memory, else from the store.
@@ -268,22 +284,25 @@ impl Read<'_> {
         if fresh.cached {
             self.context.near.insert(self.key.clone(), fresh.meta.stamp, fresh.body.clone());
         }
-        let (stale, as_of) = match self.context.recompute.read(self.key) {
+        let stands = match self.context.recompute.read(self.key) {
             Some(standing) if fresh.cached && standing.meta.stamp == fresh.meta.stamp => {
-                (!standing.fresh, as_of(&standing, &self.context.progress.borrow()))
+                let as_of = as_of(&standing, &self.context.progress.borrow());
+                Stands { as_of, stale: !standing.fresh }
             }
-            _ => (self.is_overtaken(&fresh), AsOf { lsn: fresh.meta.as_of.lsn, time: fresh.meta.as_of_time }),
+            // Not kept, or another was kept meanwhile: it is what it was as of its own statement.
+            _ => Stands {
+                as_of: AsOf { lsn: fresh.meta.as_of.lsn, time: fresh.meta.as_of_time },
+                stale: fresh.meta.as_of < self.context.recompute.ledger().mark_of(self.key),
+            },
         };
-        Ok(self.answer(&fresh.meta, fresh.body.clone(), as_of, stale, source))
-    }
-
-    fn is_overtaken(&self, fresh: &Fresh) -> bool {
-        fresh.meta.as_of < self.context.recompute.ledger().product_mark(self.product.name())
+        Ok(self.answer(&fresh.meta, fresh.body.clone(), stands, source))
     }
 
     /// A computation that failed leaves the last entry, stale, under `stale = "serve"` and without a demand.
     async fn instead(&self, error: Error) -> Result<Answer, Error> {
-        let demanded = self.demand.fresh || self.demand.min_lsn.is_some() || self.demand.max_staleness.is_some();
+        let demanded = self.demand.fresh
+            || self.demand.min_lsn.is_some()
+            || self.demand.max_staleness.is_some();
         let serves = self.product.draft.policy.stale == Stale::Serve && !demanded;
         let failed = matches!(error, Error::SourceUnavailable(_) | Error::ProductBroken { .. });
         match self.standing(ReadSource::Hit).await {
@@ -292,13 +311,23 @@ impl Read<'_> {
         }
     }
 
-    fn answer(&self, meta: &Meta, body: Bytes, as_of: AsOf, stale: bool, source: ReadSource) -> Answer {
+    fn answer(&self, meta: &Meta, body: Bytes, stands: Stands, source: ReadSource) -> Answer {
+        let Stands { as_of, stale } = stands;
         let now = self.context.progress.borrow().source_now(Instant::now());
         let ttl = meta.expires.map(|expires| {
             let left = now.map_or(0, |now| expires.0.saturating_sub(now.0));
             u64::try_from(left / 1_000_000).unwrap_or(0)
         });
-        Answer { body, version: meta.version, modified: meta.modified, as_of, stale, expires: meta.expires, ttl, source }
+        Answer {
+            body,
+            version: meta.version,
+            modified: meta.modified,
+            as_of,
+            stale,
+            expires: meta.expires,
+            ttl,
+            source,
+        }
     }
 }
 

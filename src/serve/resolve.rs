@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     Context,
-    problem::{Kind, KeyFault, Problem},
+    problem::{KeyFault, Kind, Problem},
 };
 
 /// Raw texts whose canonical form is remembered.
@@ -48,7 +48,9 @@ impl Canonicaliser {
         }
         let mut asker = self.asker.lock().await;
         if asker.as_ref().is_none_or(Asker::is_closed) {
-            *asker = Some(Asker::new(self.source.connect("describe", &[("statement_timeout", "5s")]).await?));
+            *asker = Some(Asker::new(
+                self.source.connect("describe", &[("statement_timeout", "5s")]).await?,
+            ));
         }
         let Some(open) = asker.as_ref() else { return Ok(None) };
         let text: Option<Arc<str>> = open.canonical(type_, raw).await?.map(Into::into);
@@ -65,7 +67,11 @@ impl Canonicaliser {
 ///
 /// # Errors
 /// The request's fault, or the source's when it must be asked and cannot.
-pub async fn from_segments(context: &Context, product: &str, segments: &[String]) -> Result<(Arc<Product>, Key), Problem> {
+pub async fn from_segments(
+    context: &Context,
+    product: &str,
+    segments: &[String],
+) -> Result<(Arc<Product>, Key), Problem> {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     key(context, product, Raw::Path(&segments)).await
 }
@@ -74,7 +80,11 @@ pub async fn from_segments(context: &Context, product: &str, segments: &[String]
 ///
 /// # Errors
 /// As [`from_segments`].
-pub async fn from_names(context: &Context, product: &str, pairs: &[(String, String)]) -> Result<(Arc<Product>, Key), Problem> {
+pub async fn from_names(
+    context: &Context,
+    product: &str,
+    pairs: &[(String, String)],
+) -> Result<(Arc<Product>, Key), Problem> {
     key(context, product, Raw::Named(pairs)).await
 }
 
@@ -95,7 +105,11 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
         let asked = context.canonical.canonical(&parameter.type_, raw).await;
         let answer = asked.map_err(|error| {
             tracing::warn!(%error, "a parameter waits for the source");
-            Problem::new(Kind::SourceUnavailable, "the source is needed to read a parameter and cannot be asked", "try again")
+            Problem::new(
+                Kind::SourceUnavailable,
+                "the source is needed to read a parameter and cannot be asked",
+                "try again",
+            )
         })?;
         let bad = || fault(&product, parameter.bad(raw, "not a value of this type").into());
         answers.push(answer.ok_or_else(bad)?);
@@ -107,13 +121,24 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
 fn fault(product: &Product, error: KeyError) -> Problem {
     let names = || product.parameters.iter().map(|parameter| parameter.name.clone()).collect();
     match error {
-        KeyError::Count { product, got, .. } => KeyFault::Count { product, expected: names(), got }.into(),
-        KeyError::Unknown { product, name } => KeyFault::NoSuchParameter { product, parameter: name, expected: names() }.into(),
-        KeyError::Bad(bad) => {
-            KeyFault::Bad { parameter: bad.name, type_name: bad.type_name, text: bad.text, fact: bad.reason }.into()
+        KeyError::Count { product, got, .. } => {
+            KeyFault::Count { product, expected: names(), got }.into()
         }
-        KeyError::Twice { name } => {
-            Problem::new(Kind::BadRequest, format!("parameter '{name}' is given twice"), "give it once").with_args([name])
+        KeyError::Unknown { product, name } => {
+            KeyFault::NoSuchParameter { product, parameter: name, expected: names() }.into()
         }
+        KeyError::Bad(bad) => KeyFault::Bad {
+            parameter: bad.name,
+            type_name: bad.type_name,
+            text: bad.text,
+            fact: bad.reason,
+        }
+        .into(),
+        KeyError::Twice { name } => Problem::new(
+            Kind::BadRequest,
+            format!("parameter '{name}' is given twice"),
+            "give it once",
+        )
+        .with_args([name]),
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Invariant: nothing is written here without an explicit timestamp.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -312,10 +312,6 @@ async fn connect(settings: &Settings) -> Result<Cassandra, Error> {
 }
 
 async fn open(settings: &Settings) -> Result<Session, Error> {
-    if settings.tls {
-        let fact = "encrypted connections to Cassandra are not supported yet";
-        return Err(Error::Unavailable { action: "connect to Cassandra", source: fact.into() });
-    }
     let mut policy = DefaultPolicy::builder().token_aware(true);
     if let Some(datacenter) = &settings.local_datacenter {
         policy = policy.prefer_datacenter(datacenter.clone());
@@ -333,10 +329,24 @@ async fn open(settings: &Settings) -> Result<Session, Error> {
         .known_nodes(&settings.contact_points)
         .default_execution_profile_handle(profile.into_handle())
         .tcp_nodelay(true);
+    if settings.tls {
+        builder = builder.tls_context(Some(Arc::new(tls()?)));
+    }
     if let (Some(username), Some(password)) = (&settings.username, &settings.password) {
         builder = builder.user(username, password);
     }
     builder.build().await.map_err(failed("connect to Cassandra"))
+}
+
+/// Trusts the machine's own authorities.
+fn tls() -> Result<rustls::ClientConfig, Error> {
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(failed("encrypt connections to Cassandra"))?;
+    Ok(config.with_root_certificates(authorities).with_no_client_auth())
 }
 
 /// Makes what is missing; asks first, since who may use a table need not be allowed to make one.

@@ -72,7 +72,9 @@ impl State {
             let Some(value) = &cell.value else { continue };
             let text = std::str::from_utf8(value).map_err(|_| corrupt(&cell.name, "not UTF-8"))?;
             let words: Vec<&str> = text.split('\n').collect();
-            let word = |at: usize| words.get(at).copied().ok_or_else(|| corrupt(&cell.name, "too few lines"));
+            let word = |at: usize| {
+                words.get(at).copied().ok_or_else(|| corrupt(&cell.name, "too few lines"))
+            };
             match cell.name.as_str() {
                 "epoch" => state.epoch = Epoch(number(&cell.name, word(0)?)?),
                 "term" => state.term = number(&cell.name, word(0)?)?,
@@ -96,7 +98,9 @@ impl State {
                     } else if let Some(product) = name.strip_prefix(MATCHED) {
                         let definition = fingerprint(name, word(0)?)?;
                         let generation = number(name, word(1)?)?;
-                        state.matched.insert(product.to_owned(), Matched { definition, generation });
+                        state
+                            .matched
+                            .insert(product.to_owned(), Matched { definition, generation });
                     }
                 }
             }
@@ -138,7 +142,8 @@ pub fn mark(product: &str, position: Position) -> StateCell {
 /// A product joins the list of those matched, or leaves it.
 #[must_use]
 pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell {
-    let text = matched.map(|Matched { definition, generation }| format!("{}\n{generation}", hex(definition)));
+    let text = matched
+        .map(|Matched { definition, generation }| format!("{}\n{generation}", hex(definition)));
     StateCell { name: format!("{MATCHED}{product}"), value: text.map(Bytes::from), stamp }
 }
 
@@ -206,7 +211,11 @@ mod tests {
             version_floor: 9,
             recorded: at(0x16B_3748),
             marks: [("p".to_owned(), at(5))].into(),
-            matched: [("p".to_owned(), Matched { definition: Fingerprint([7; 16]), generation: 12 })].into(),
+            matched: [(
+                "p".to_owned(),
+                Matched { definition: Fingerprint([7; 16]), generation: 12 },
+            )]
+            .into(),
             early: vec![(Xid(5), Lsn(6)), (Xid(u32::MAX), Lsn(u64::MAX))],
             origin: Some(Origin {
                 system_identifier: "7".into(),

@@ -5,9 +5,9 @@ use serde_json::json;
 
 use crate::support::{
     client::get,
-    kck::{Kck, Project, Store},
+    kck::{Project, Store},
     run,
-    servers::{Database, connect},
+    servers::Database,
 };
 
 const SCHEMA: &str = "
@@ -61,8 +61,143 @@ fn a_change_is_seen_by_who_demands_it() {
         assert!(reached >= commit.parse().unwrap());
 
         let etag = third.header("etag").to_owned();
-        let unchanged = get(&kck.address, "/fetch/orders_of/3", &[("if-none-match", &etag)]).await.unwrap();
+        let unchanged =
+            get(&kck.address, "/fetch/orders_of/3", &[("if-none-match", &etag)]).await.unwrap();
         assert_eq!((unchanged.status, unchanged.header("etag")), (304, etag.as_str()));
+        kck.stop().await;
+    });
+}
+
+#[test]
+fn a_row_that_moves_refreshes_both_keys() {
+    on_both("moves", async |database, project| {
+        let kck = project.start().await;
+        let count = async |key: &str, lsn: &str| {
+            kck.at_least(key, lsn).await.value().as_array().unwrap().len()
+        };
+        assert_eq!(count("orders_of/1", "0/0").await, 10);
+        assert_eq!(count("orders_of/2", "0/0").await, 10);
+        let commit = database.commit("update orders set customer_id = 2 where id = 1").await;
+        assert_eq!(count("orders_of/1", &commit).await, 9);
+        assert_eq!(count("orders_of/2", &commit).await, 11);
+        let commit = database.commit("delete from orders where id = 1").await;
+        assert_eq!(count("orders_of/2", &commit).await, 10);
+        let commit = database.commit("truncate orders").await;
+        assert_eq!(count("orders_of/1", &commit).await, 0);
+        assert_eq!(count("orders_of/2", &commit).await, 0);
+        kck.stop().await;
+    });
+}
+
+/// Statements in the database since the last reset that neither the test nor kck's housekeeping sent.
+async fn queries(database: &Database) -> Vec<String> {
+    const HOUSEKEEPING: &[&str] = &[
+        "pg_current_snapshot()::text,\n       pg_catalog.pg_current_wal_insert_lsn()",
+        "pg_logical_emit_message",
+        "with recursive below (root, oid)",
+        "pg_replication_slots",
+        "pg_control_system",
+    ];
+    let sql = "select query from pg_stat_statements
+        where dbid = (select oid from pg_database where datname = current_database()) and calls > 0";
+    let rows = database.client.query(sql, &[]).await.unwrap();
+    let own = [
+        "pg_stat_statements",
+        "update orders",
+        "insert into unrelated",
+        "select pg_current_wal_insert_lsn()::text",
+    ];
+    let queries = rows.iter().map(|row| row.get::<_, String>(0));
+    queries
+        .filter(|query| !HOUSEKEEPING.iter().chain(&own).any(|known| query.contains(known)))
+        .collect()
+}
+
+#[test]
+fn an_unrelated_change_touches_nothing() {
+    on_both("unrelated", async |database, project| {
+        let kck = project.start().await;
+        let before = kck.get("/fetch/orders_of/4").await;
+        assert_eq!(before.status, 200);
+        let marks = || kck.counted(Counter::Marks) + kck.counted(Counter::ProductMarks);
+        let (marked, computed) = (marks(), kck.counted(Counter::Computed));
+        database.run("select pg_stat_statements_reset()").await;
+
+        database.commit("update orders set state = 'paid' where customer_id = 5").await;
+        let commit = database.commit("insert into unrelated values (1, 'x')").await;
+        let after = kck.at_least("orders_of/4", &commit).await;
+        assert_eq!(after.value(), before.value());
+        assert_eq!(after.header("kck-source"), "wait");
+        assert_eq!(after.json()["version"], before.json()["version"]);
+        assert_eq!((marks(), kck.counted(Counter::Computed)), (marked, computed));
+        assert_eq!(queries(&database).await, Vec::<String>::new());
+
+        // The same look does see a query when a key is touched.
+        let commit =
+            database.commit("update orders set state = 'paid' where customer_id = 4").await;
+        assert_eq!(kck.at_least("orders_of/4", &commit).await.status, 200);
+        assert!(marks() > marked);
+        assert!(queries(&database).await.iter().any(|query| query.contains("kck_keys")));
+        kck.stop().await;
+    });
+}
+
+#[test]
+fn parallel_misses_are_one_query() {
+    on_both("misses", async |database, project| {
+        let slow = "select count(*) as n from orders where customer_id = :customer_id and pg_sleep(0.02) is not null";
+        project
+            .product("slow", &format!("/* kck\nresult = \"value\"\nexpire = \"1h\"\n*/\n{slow}"));
+        let kck = project.start().await;
+        database.run("select pg_stat_statements_reset()").await;
+        let reads = (0..200).map(|_| kck.get("/fetch/slow/7"));
+        let replies = futures_util::future::join_all(reads).await;
+        for reply in &replies {
+            assert_eq!(reply.value(), json!(10));
+        }
+        let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements where query like '%pg_sleep%kck_keys%'";
+        assert_eq!(database.one(sql).await, 1);
+        assert_eq!(kck.counted(Counter::Batches), 1);
+        kck.stop().await;
+    });
+}
+
+#[test]
+fn an_edited_product_answers_nothing_old_as_fresh() {
+    on_both("edited", async |database, project| {
+        let kck = project.start().await;
+        assert_eq!(kck.get("/fetch/orders_of/6").await.value()[0]["id"], json!(6));
+        // Firm before the stop: the stream has passed what the answer's statement saw.
+        let lsn = database.commit("select 1").await;
+        assert_eq!(kck.at_least("orders_of/6", &lsn).await.status, 200);
+        kck.stop().await;
+
+        // Unchanged, the entry is still there and still right.
+        let kck = project.start().await;
+        let again = kck.get("/fetch/orders_of/6").await;
+        assert_eq!((again.header("kck-source"), again.header("kck-stale")), ("hit", "false"));
+        kck.stop().await;
+
+        // Of the same shape, the old entry may stand in, and says that it is stale.
+        project.product("orders_of", "select o.id, o.total, o.state from orders o where o.customer_id = :customer_id order by o.id desc");
+        let kck = project.start().await;
+        let first = kck.get("/fetch/orders_of/6").await;
+        assert!(first.header("kck-stale") == "true" || first.value()[0]["id"] == json!(96));
+        let lsn = database.commit("select 1").await;
+        assert_eq!(kck.at_least("orders_of/6", &lsn).await.value()[0]["id"], json!(96));
+        kck.stop().await;
+
+        // Of another shape, it is a miss.
+        project.product(
+            "orders_of",
+            "select o.id from orders o where o.customer_id = :customer_id order by o.id",
+        );
+        let kck = project.start().await;
+        let first = kck.get("/fetch/orders_of/6").await;
+        assert_eq!(
+            (first.header("kck-source"), first.value()[0].clone()),
+            ("miss", json!({"id": 6}))
+        );
         kck.stop().await;
     });
 }

@@ -1,9 +1,11 @@
 //! The whole of kck on real servers, which are started here once for all tests and end with them.
 
 #![expect(clippy::unwrap_used, reason = "a panic here is a failed test")]
+#![expect(clippy::print_stderr, reason = "fetching a server says how far it is")]
 #![expect(clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
 mod bad_input;
 mod crash;
 mod flow;
+mod invisible;
 mod support;

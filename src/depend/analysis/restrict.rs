@@ -17,6 +17,9 @@ use crate::{change::TableId, description::Description};
 /// Views and WITH queries are visited once for each use: past so many visits a tree counts as not understood.
 const VISITS_MAX: u32 = 20_000;
 
+/// Joins, subqueries and views within each other; each is a few frames on the stack.
+const DEPTH_MAX: u32 = 400;
+
 /// For each parameter the columns that equal it.
 pub(super) type Occurrence = Vec<BTreeSet<i16>>;
 
@@ -40,6 +43,7 @@ impl Restrictions {
             views,
             description,
             visits: 0,
+            depth: 0,
             found: BTreeMap::new(),
             seen: HashSet::new(),
             opened: vec![query],
@@ -73,6 +77,7 @@ struct Visitor<'p, 't> {
     views: &'t BTreeMap<u32, Value<'t>>,
     description: &'p Description,
     visits: u32,
+    depth: u32,
     found: BTreeMap<TableId, Vec<Occurrence>>,
     /// The range table entries that were visited, by their place in memory.
     seen: HashSet<*const Node<'t>>,
@@ -100,6 +105,17 @@ impl<'t> Visitor<'_, 't> {
             return Err("it has a statement that is no SELECT");
         }
         Ok(Scope { id: self.visits, query, outer })
+    }
+
+    /// One step down.
+    fn below<T>(&mut self, visit: impl FnOnce(&mut Self) -> Visited<T>) -> Visited<T> {
+        if self.depth >= DEPTH_MAX {
+            return Err("its joins, views and subqueries nest too deep");
+        }
+        self.depth += 1;
+        let visited = visit(self);
+        self.depth -= 1;
+        visited
     }
 
     /// A query of which only rows matter where `inherited` holds. It speaks of the queries around; `outputs`
@@ -201,8 +217,8 @@ impl<'t> Visitor<'_, 't> {
         let left =
             if join.right_null { self.and_facts(join.left, scope, facts)? } else { joined.clone() };
         let right = if join.left_null { self.and_facts(join.right, scope, facts)? } else { joined };
-        self.item(join.left, scope, &left, inherited)?;
-        self.item(join.right, scope, &right, inherited)
+        self.below(|it| it.item(join.left, scope, &left, inherited))?;
+        self.below(|it| it.item(join.right, scope, &right, inherited))
     }
 
     /// These facts and what follows of them in something in FROM.
@@ -237,7 +253,8 @@ impl<'t> Visitor<'_, 't> {
                     _ => None,
                 })
                 .collect();
-            return self.query(derived.query, derived.outer, facts, &Vec::from_iter(outputs));
+            let outputs = Vec::from_iter(outputs);
+            return self.below(|it| it.query(derived.query, derived.outer, facts, &outputs));
         }
         match (entry.number::<u8>("rtekind"), entry.text("relkind").as_deref()) {
             (Some(0), Some("r" | "p")) => {
@@ -357,7 +374,7 @@ impl<'t> Visitor<'_, 't> {
             let table = node.number("rtindex").ok_or(UNKNOWN)?;
             let entry = scope.entry(table).ok_or(UNKNOWN)?;
             return match self.derived(entry, scope)? {
-                Some(derived) => self.answer_facts(&derived, table, scope),
+                Some(derived) => self.below(|it| it.answer_facts(&derived, table, scope)),
                 None => Ok(Facts::new()),
             };
         }
@@ -369,7 +386,7 @@ impl<'t> Visitor<'_, 't> {
         for (side, null) in [(join.left, join.left_null), (join.right, join.right_null)] {
             if !null {
                 let known = [known.as_slice(), &facts].concat();
-                facts.extend(self.item_facts(side, scope, &known)?);
+                facts.extend(self.below(|it| it.item_facts(side, scope, &known))?);
             }
         }
         Ok(facts)

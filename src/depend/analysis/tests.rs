@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
 };
 
+use proptest::{prelude::*, sample::Index};
+
 use super::*;
 use crate::{
     depend::fixture,
@@ -323,6 +325,21 @@ fn a_view_whose_rule_is_not_known_makes_every_table_whole() {
 }
 
 #[test]
+fn a_view_of_itself_is_not_followed_for_ever() {
+    let server = server("17");
+    let case = cases().into_iter().find(|case| case.name == "view").unwrap();
+    let mut description = server.description(&case);
+    for view in description.view_trees.values_mut() {
+        view.clone_from(&server.trees["view"]);
+    }
+    let rules = analyse(&fixture::product("p", 1, &case.sql), &description);
+    assert_eq!(
+        rules.explain(),
+        ["public.orders: product: its joins, views and subqueries nest too deep"]
+    );
+}
+
+#[test]
 fn an_operator_that_is_no_equality_restricts_nothing() {
     let server = server("17");
     let case = cases().into_iter().find(|case| case.name == "one_table").unwrap();
@@ -385,5 +402,28 @@ fn literals_of_two_lines_are_one() {
     ] {
         let rules = analyse(&fixture::product("p", 0, sql), &Description::default());
         assert_eq!(!rules.time.is_empty(), found, "{sql}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_tree_panics_and_every_table_has_a_rule(case: Index, cuts in prop::collection::vec((any::<Index>(), any::<Index>()), 1..4)) {
+        let server = server("18");
+        let cases = cases();
+        let case = case.get(&cases);
+        let mut description = server.description(case);
+        let mut words: Vec<String> = server.trees[&case.name].split(' ').map(str::to_owned).collect();
+        for (from, to) in cuts {
+            let word = from.get(&words).clone();
+            let to = to.index(words.len());
+            words[to] = word;
+        }
+        description.tree = Some(words.join(" "));
+        let rules = analyse(&fixture::product("p", case.parameters.len(), &case.sql), &description);
+        for table in description.tables.iter().filter(|table| matches!(table.kind, 'r' | 'p')) {
+            prop_assert!(!rules.tables[&table.id].rules.is_empty());
+        }
     }
 }

@@ -16,25 +16,24 @@ use super::{
 
 /// Where entries lie in a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Store {
+pub(crate) enum Store {
     Memory,
     Embedded,
     Cassandra,
 }
 
 /// Settings and products of a test; outlives the kck that runs on it.
-pub struct Project {
-    pub folder: Folder,
-    pub settings: String,
-    pub name: String,
+pub(crate) struct Project {
+    pub(crate) folder: Folder,
+    pub(crate) settings: String,
 }
 
 impl Project {
-    pub async fn new(database: &Database, store: Store) -> Self {
+    pub(crate) async fn new(database: &Database, store: Store) -> Self {
         Self::named(&database.name, &database.url, store).await
     }
 
-    pub async fn named(name: &str, url: &str, store: Store) -> Self {
+    pub(crate) async fn named(name: &str, url: &str, store: Store) -> Self {
         let folder = Folder::new(name);
         std::fs::create_dir_all(folder.0.join("products")).unwrap();
         let store = match store {
@@ -42,33 +41,35 @@ impl Project {
             Store::Embedded => "kind = \"embedded\"".to_owned(),
             Store::Cassandra => {
                 let point = cassandra().await;
-                format!("kind = \"cassandra\"\ncontact_points = [\"{point}\"]\nkeyspace = \"{name}\"")
+                format!(
+                    "kind = \"cassandra\"\ncontact_points = [\"{point}\"]\nkeyspace = \"{name}\""
+                )
             }
         };
         let settings = format!(
             "[source]\nurl = \"{url}\"\nslot = \"{name}\"\npublication = \"{name}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[store]\n{store}\n"
         );
-        Self { folder, settings, name: name.to_owned() }
+        Self { folder, settings }
     }
 
-    pub fn product(&self, name: &str, text: &str) -> &Self {
+    pub(crate) fn product(&self, name: &str, text: &str) -> &Self {
         std::fs::write(self.folder.0.join(format!("products/{name}.sql")), text).unwrap();
         self
     }
 
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let folder: &Path = &self.folder.0;
         Config::parse(&self.settings, &folder.join("kck.toml"), folder, &[]).unwrap()
     }
 
     /// Starts kck, and waits until every product has joined: V has passed where each did.
-    pub async fn start(&self) -> Kck {
+    pub(crate) async fn start(&self) -> Kck {
         let kck = self.start_unjoined().await;
         kck.joined().await;
         kck
     }
 
-    pub async fn start_unjoined(&self) -> Kck {
+    pub(crate) async fn start_unjoined(&self) -> Kck {
         let observer = Observer::default();
         let app = Box::pin(App::start(self.config(), &[], observer.clone())).await.unwrap();
         Kck { address: app.address.to_string(), app, observer }
@@ -76,30 +77,37 @@ impl Project {
 }
 
 /// A kck in this process.
-pub struct Kck {
-    pub app: App,
-    pub address: String,
-    pub observer: Observer,
+pub(crate) struct Kck {
+    pub(crate) app: App,
+    pub(crate) address: String,
+    pub(crate) observer: Observer,
 }
 
 impl Kck {
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         get(&self.address, path, &[]).await.unwrap()
     }
 
     /// An answer at least as new as this position.
-    pub async fn at_least(&self, key: &str, lsn: &str) -> Reply {
+    pub(crate) async fn at_least(&self, key: &str, lsn: &str) -> Reply {
         self.get(&format!("/fetch/{key}?min_lsn={lsn}&wait=20s")).await
     }
 
-    pub fn counted(&self, counter: Counter) -> u64 {
+    pub(crate) fn counted(&self, counter: Counter) -> u64 {
         self.observer.counted(counter)
     }
 
     /// Returns when V has passed where every product joined.
-    pub async fn joined(&self) {
+    pub(crate) async fn joined(&self) {
         let recompute = self.app.context.recompute.clone();
-        let names: Vec<String> = self.app.context.catalog.borrow().ready().map(|product| product.name().to_owned()).collect();
+        let names: Vec<String> = self
+            .app
+            .context
+            .catalog
+            .borrow()
+            .ready()
+            .map(|product| product.name().to_owned())
+            .collect();
         let mut progress = self.app.context.progress.clone();
         let all = progress.wait_for(|progress| {
             recompute.hasten();
@@ -108,17 +116,11 @@ impl Kck {
         tokio::time::timeout(Duration::from_secs(30), all).await.expect("products join").unwrap();
     }
 
-    /// Returns when V has passed this position.
-    pub async fn settled(&self, lsn: &str) {
-        let lsn: kck::change::Lsn = lsn.parse().unwrap();
-        let mut progress = self.app.context.progress.clone();
-        let passed = progress.wait_for(|progress| progress.certified().is_some_and(|certificate| certificate.lsn >= lsn));
-        self.app.context.recompute.hasten();
-        tokio::time::timeout(Duration::from_secs(30), passed).await.expect("V passes").unwrap();
-    }
-
     /// Waits for an event; subscribe before what causes it.
-    pub async fn event(events: &mut tokio::sync::broadcast::Receiver<Event>, is: impl Fn(&Event) -> bool) -> Event {
+    pub(crate) async fn event(
+        events: &mut tokio::sync::broadcast::Receiver<Event>,
+        is: impl Fn(&Event) -> bool,
+    ) -> Event {
         let wait = async {
             loop {
                 let event = events.recv().await.unwrap();
@@ -130,7 +132,7 @@ impl Kck {
         tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the event comes")
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.app.stop().await;
     }
 }

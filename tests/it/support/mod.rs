@@ -2,25 +2,25 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
-pub mod client;
-pub mod kck;
-pub mod process;
-pub mod servers;
+pub(crate) mod client;
+pub(crate) mod kck;
+pub(crate) mod process;
+pub(crate) mod servers;
 
 /// One runtime for all tests, so that the servers they share outlive each.
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
 
 /// Runs a test.
-pub fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     RUNTIME.block_on(test);
 }
 
 /// A folder of a test's own, gone with it.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("kck-it-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)

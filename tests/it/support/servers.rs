@@ -33,34 +33,36 @@ async fn postgres() -> &'static Postgres {
 }
 
 /// Where Cassandra answers.
-pub async fn cassandra() -> String {
+pub(crate) async fn cassandra() -> String {
     let start = || async {
-        let settings = CassandraSettings { fast_schema: true, cache: cache(), ..CassandraSettings::default() };
+        let settings =
+            CassandraSettings { fast_schema: true, cache: cache(), ..CassandraSettings::default() };
         Cassandra::start(settings, &report).await.unwrap()
     };
     CASSANDRA.get_or_init(start).await.contact_point()
 }
 
 /// A Postgres of one test's own, for what concerns the whole server.
-pub async fn own_postgres(extra: &[(&str, &str)]) -> Postgres {
-    let extra = extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+pub(crate) async fn own_postgres(extra: &[(&str, &str)]) -> Postgres {
+    let extra =
+        extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let settings = PostgresSettings { extra, cache: cache(), ..PostgresSettings::default() };
     Postgres::start(settings, &report).await.unwrap()
 }
 
 /// A database of a test's own on the shared server.
-pub struct Database {
-    pub name: String,
-    pub url: String,
-    pub client: Client,
+pub(crate) struct Database {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) client: Client,
 }
 
 impl Database {
-    pub async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         Self::on(postgres().await, name).await
     }
 
-    pub async fn on(server: &Postgres, name: &str) -> Self {
+    pub(crate) async fn on(server: &Postgres, name: &str) -> Self {
         let admin = connect(&server.url("postgres")).await;
         admin.batch_execute(&format!("create database {name}")).await.unwrap();
         let url = server.url(name);
@@ -68,28 +70,28 @@ impl Database {
         Self { name: name.to_owned(), url, client }
     }
 
-    pub async fn run(&self, sql: &str) {
+    pub(crate) async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap();
     }
 
     /// Runs a statement, and gives the position that its commit ends at or before.
-    pub async fn commit(&self, sql: &str) -> String {
+    pub(crate) async fn commit(&self, sql: &str) -> String {
         commit(&self.client, sql).await
     }
 
-    pub async fn one(&self, sql: &str) -> i64 {
+    pub(crate) async fn one(&self, sql: &str) -> i64 {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }
 }
 
 /// Runs a statement on a connection, and gives the position that its commit ends at or before.
-pub async fn commit(client: &Client, sql: &str) -> String {
+pub(crate) async fn commit(client: &Client, sql: &str) -> String {
     client.batch_execute(sql).await.unwrap();
     client.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0)
 }
 
 /// A connection like a user's own.
-pub async fn connect(url: &str) -> Client {
+pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client

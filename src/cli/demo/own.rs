@@ -1,0 +1,191 @@
+//! A schema and product files → a Postgres and a kck of one's own, gone without a trace when stopped.
+
+use std::{
+    fs::{self, DirBuilder},
+    io::{self, Read as _},
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, Failure},
+    cli::{Stop, environment, say},
+    config::Config,
+    local::{self, Postgres, PostgresSettings},
+    observe::Observer,
+    postgres::{self, address::Address, connect},
+    serve::Context,
+};
+
+/// What to start.
+pub(in crate::cli) struct Setup<'a> {
+    /// Names its folder and its database.
+    pub(in crate::cli) name: &'a str,
+    /// Run in the new database.
+    pub(in crate::cli) schema: &'a str,
+    /// File names and texts.
+    pub(in crate::cli) products: &'a [(&'a str, &'a str)],
+    /// The setting `[store] kind`.
+    pub(in crate::cli) store: &'a str,
+    pub(in crate::cli) listen: SocketAddr,
+}
+
+/// Asked after a commit: a position that the commit is not above.
+pub(in crate::cli) const POSITION: &str = "select pg_current_wal_insert_lsn()::text";
+
+/// A running Postgres and a running kck.
+pub(in crate::cli) struct Own {
+    /// Where kck answers.
+    pub(in crate::cli) address: SocketAddr,
+    pub(in crate::cli) context: Context,
+    /// Where the database is, for its superuser.
+    pub(in crate::cli) url: String,
+    kck: JoinHandle<Result<(), Failure>>,
+    told: CancellationToken,
+    ended: CancellationToken,
+    postgres: Postgres,
+    folder: Folder,
+}
+
+impl Own {
+    /// Starts both, telling what takes long.
+    pub(in crate::cli) async fn start(setup: Setup<'_>) -> Result<Self, Stop> {
+        say("looking for a PostgreSQL…");
+        let folder = Folder::create(setup.name)?;
+        let password =
+            password().map_err(|error| Stop::cannot(format!("make a password: {error}")))?;
+        let cache = environment()
+            .into_iter()
+            .find(|(name, _)| name == "KCK_CACHE")
+            .map(|(_, value)| value.into());
+        let settings = PostgresSettings {
+            password: Some(password),
+            fsync: true,
+            cache,
+            ..PostgresSettings::default()
+        };
+        let postgres = Postgres::start(settings, &|line| say(line)).await?;
+        say("making a database…");
+        let admin = client(&postgres.url("postgres"), setup.name).await?;
+        let create = format!("create database {}", setup.name);
+        admin.batch_execute(&create).await.map_err(|error| refused("make a database", error))?;
+        let url = postgres.url(setup.name);
+        let filling = client(&url, setup.name).await?;
+        filling
+            .batch_execute(setup.schema)
+            .await
+            .map_err(|error| refused("fill the database", error))?;
+        say("starting kck…");
+        folder.write_products(setup.products)?;
+        let app = Box::pin(App::start(config(&url, &folder.0, &setup)?, &[], Observer::default()))
+            .await?;
+        let (address, context) = (app.address, app.context.clone());
+        let (told, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (telling, ending) = (told.clone().cancelled_owned(), ended.clone().drop_guard());
+        let kck = tokio::spawn(async move {
+            let result = app.run(telling).await;
+            drop(ending);
+            result
+        });
+        Ok(Self { address, context, url, kck, told, ended, postgres, folder })
+    }
+
+    /// Where the product files are.
+    pub(in crate::cli) fn products(&self) -> PathBuf {
+        self.folder.0.join("products")
+    }
+
+    /// A connection to the database.
+    pub(in crate::cli) async fn connect(&self, role: &str) -> Result<Client, Stop> {
+        client(&self.url, role).await
+    }
+
+    /// Returns when kck ended by itself, which it does only when it cannot go on; [`Own::stop`] says why.
+    pub(in crate::cli) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Stops kck and then Postgres; their files go.
+    pub(in crate::cli) async fn stop(mut self) -> Result<(), Stop> {
+        self.told.cancel();
+        let ended = self.kck.await;
+        self.postgres.stop().await?;
+        Ok(ended.map_err(|panic| Stop::cannot(format!("run kck: {panic}")))??)
+    }
+}
+
+fn config(url: &str, folder: &Path, setup: &Setup<'_>) -> Result<Config, Stop> {
+    let text = format!(
+        "source = {{ url = '{url}' }}\nstore = {{ kind = '{}' }}\nhttp = {{ listen = '{}' }}\n",
+        setup.store, setup.listen
+    );
+    // What the environment says is meant for another kck.
+    Config::parse(&text, &folder.join("kck.toml"), folder, &[])
+        .map_err(|bad| Stop::cannot(bad.to_string()))
+}
+
+async fn client(url: &str, role: &str) -> Result<Client, Stop> {
+    let address = Address::parse(url, |_| None).map_err(|error| Stop::cannot(error.to_string()))?;
+    Ok(connect::connect(&address, role, &[]).await.map_err(Failure::from)?)
+}
+
+/// What the database said to `action`.
+pub(in crate::cli) fn refused(action: &str, error: tokio_postgres::Error) -> Stop {
+    Stop::cannot(format!("{action}: {}", postgres::describe_chain(&error)))
+}
+
+impl From<local::Error> for Stop {
+    fn from(error: local::Error) -> Self {
+        Self::cannot(postgres::describe_chain(&error))
+    }
+}
+
+/// Others on this machine may not enter the database.
+fn password() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A folder that only its owner may enter; it goes when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(name: &str) -> Result<Self, Stop> {
+        // The id of a process that was killed comes back one day, and its folder may still be there.
+        for attempt in 0_u32.. {
+            let path =
+                std::env::temp_dir().join(format!("kck-{name}-{}-{attempt}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(Stop::cannot(format!("create {}: {error}", path.display())));
+                }
+            }
+        }
+        Err(Stop::cannot("create a temporary folder: every name is taken"))
+    }
+
+    fn write_products(&self, products: &[(&str, &str)]) -> Result<(), Stop> {
+        let folder = self.0.join("products");
+        let write = || {
+            fs::create_dir(&folder)?;
+            products.iter().try_for_each(|(file, text)| fs::write(folder.join(file), text))
+        };
+        write().map_err(|error| Stop::cannot(format!("write {}: {error}", folder.display())))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "remove a temporary folder");
+        }
+    }
+}

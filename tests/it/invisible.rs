@@ -1,0 +1,105 @@
+//! Commits that are in the stream and that nobody can see yet, because the source waits for a standby (R1, R3).
+
+use kck::observe::Event;
+use serde_json::json;
+
+use crate::support::{
+    kck::{Kck, Project, Store},
+    run,
+    servers::{Database, commit, connect, own_postgres},
+};
+
+const SUM: &str =
+    "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner";
+
+async fn shop(server: &kck::local::Postgres, name: &str) -> (Database, Project) {
+    let database = Database::on(server, name).await;
+    database
+        .run(
+            "create table items (id bigint primary key, owner bigint not null, n bigint not null);
+             alter table items replica identity full;
+             insert into items select n, n % 3, 0 from generate_series(1, 9) n",
+        )
+        .await;
+    let project = Project::new(&database, Store::Embedded).await;
+    project.product("sum_of", SUM);
+    (database, project)
+}
+
+/// Makes commits wait for standbys of this name; `''` lets them go.
+async fn wait_for_standby(database: &Database, name: &str) {
+    database.run(&format!("alter system set synchronous_standby_names = '{name}'")).await;
+    database.run("select pg_reload_conf()").await;
+    // A session of this server has taken the setting when it shows it.
+    loop {
+        let shown: String =
+            database.client.query_one("show synchronous_standby_names", &[]).await.unwrap().get(0);
+        if shown == name {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Goal: a commit that is delivered and invisible never lets an answer from before it be called fresh. Method: a
+/// commit waits for a standby that does not exist; what is read meanwhile says that it is stale; when the wait
+/// ends, it becomes fresh.
+#[test]
+fn an_invisible_commit_is_never_called_fresh() {
+    run(async {
+        let server = own_postgres(&[]).await;
+        let (database, project) = shop(&server, "invisible").await;
+        let kck = project.start().await;
+        assert_eq!(kck.get("/fetch/sum_of/1").await.value(), json!(0));
+        let writer = connect(&database.url).await;
+        wait_for_standby(&database, "nobody").await;
+
+        let mut events = kck.observer.subscribe();
+        let writing =
+            tokio::spawn(
+                async move { commit(&writer, "update items set n = 1 where owner = 1").await },
+            );
+        Kck::event(&mut events, |event| matches!(event, Event::MarkedEarly { .. })).await;
+        assert!(!writing.is_finished(), "the commit waits");
+        for path in ["/fetch/sum_of/1", "/fetch/sum_of/1?fresh=true", "/fetch/sum_of/2"] {
+            let reply = kck.get(path).await;
+            assert_eq!((reply.value(), reply.header("kck-stale")), (json!(0), "true"), "{path}");
+        }
+        wait_for_standby(&database, "").await;
+        let position = writing.await.unwrap();
+        let reply = kck.at_least("sum_of/1", &position).await;
+        assert_eq!((reply.value(), reply.header("kck-stale")), (json!(3), "false"));
+        kck.stop().await;
+    });
+}
+
+/// Goal: as the standby that commits wait for, kck acknowledges what it cannot see yet, and still calls nothing
+/// fresh that is not. Method: every standby counts, so kck's own walsender does; commits go through.
+#[test]
+fn its_own_acknowledgement_holds_nothing_up() {
+    run(async {
+        let server = own_postgres(&[]).await;
+        let (database, project) = shop(&server, "standby").await;
+        let kck = project.start().await;
+        assert_eq!(kck.get("/fetch/sum_of/1").await.value(), json!(0));
+        let writer = connect(&database.url).await;
+        wait_for_standby(&database, "*").await;
+
+        for n in 1..=5 {
+            let update = format!("update items set n = {n} where owner = 1");
+            let commit = commit(&writer, &update);
+            let position = tokio::time::timeout(std::time::Duration::from_secs(20), commit)
+                .await
+                .expect("no deadlock");
+            let reply = kck.at_least("sum_of/1", &position).await;
+            assert_eq!((reply.value(), reply.header("kck-stale")), (json!(3 * n), "false"));
+        }
+        kck.stop().await;
+
+        // What was acknowledged early is known after a restart too.
+        let kck = project.start().await;
+        let position = database.commit("select 1").await;
+        assert_eq!(kck.at_least("sum_of/1", &position).await.value(), json!(15));
+        kck.stop().await;
+    });
+}
