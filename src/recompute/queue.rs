@@ -167,14 +167,14 @@ impl<W> Queue<W> {
             } else {
                 most = batch(key.product()).max(1);
             }
+            // It runs from here on, so that another place of it in the line is passed over.
+            let waiters = self.waiting.remove(key).map(|job| job.waiters).unwrap_or_default();
+            let running = Running { as_of: Position::default(), waiters };
+            self.running.insert(key.clone(), running);
             taken.push(key.clone());
             false
         });
         *self.line(urgent) = line;
-        for key in &taken {
-            let waiters = self.waiting.remove(key).map(|job| job.waiters).unwrap_or_default();
-            self.running.insert(key.clone(), Running { as_of: Position::default(), waiters });
-        }
         taken
     }
 
