@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod crash;
+mod epoch;
 mod flow;
 mod invisible;
+mod oracle;
 mod support;

@@ -114,7 +114,6 @@ impl Demo {
     async fn show(&self, own: &Own) -> Result<(), Stop> {
         let mut reader = Reader::connect(own.address).await?;
         let mut traffic = Traffic::prepare(own.connect("demo").await?).await?;
-        prime(&mut reader).await?;
         if self.once {
             return once(&mut reader, &mut traffic).await;
         }
@@ -141,20 +140,6 @@ fn address() -> SocketAddr {
         Ok(_) => usual,
         Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
     }
-}
-
-/// Each product answers, so that what is measured is not kck's start.
-async fn prime(reader: &mut Reader) -> Result<(), Stop> {
-    for key in TRY {
-        let reply = reader.get(&format!("/fetch/{key}?max_staleness=1s&wait={WAIT}")).await?;
-        if reply.status != 200 {
-            return Err(Stop::cannot(format!(
-                "read {key}: {}",
-                String::from_utf8_lossy(&reply.body)
-            )));
-        }
-    }
-    Ok(())
 }
 
 async fn once(reader: &mut Reader, traffic: &mut Traffic) -> Result<(), Stop> {

@@ -6,6 +6,8 @@ use std::{
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use tokio::task::JoinHandle;
@@ -19,6 +21,8 @@ use crate::{
     local::{self, Postgres, PostgresSettings},
     observe::Observer,
     postgres::{self, address::Address, connect},
+    product::Slot,
+    progress::Progress,
     serve::Context,
 };
 
@@ -37,6 +41,9 @@ pub(in crate::cli) struct Setup<'a> {
 
 /// Asked after a commit: a position that the commit is not above.
 pub(in crate::cli) const POSITION: &str = "select pg_current_wal_insert_lsn()::text";
+
+/// What is in flight in kck has limits of its own, far below this.
+const STOP_AT_MOST: Duration = Duration::from_secs(15);
 
 /// A running Postgres and a running kck.
 pub(in crate::cli) struct Own {
@@ -71,15 +78,7 @@ impl Own {
         };
         let postgres = Postgres::start(settings, &|line| say(line)).await?;
         say("making a database…");
-        let admin = client(&postgres.url("postgres"), setup.name).await?;
-        let create = format!("create database {}", setup.name);
-        admin.batch_execute(&create).await.map_err(|error| refused("make a database", error))?;
-        let url = postgres.url(setup.name);
-        let filling = client(&url, setup.name).await?;
-        filling
-            .batch_execute(setup.schema)
-            .await
-            .map_err(|error| refused("fill the database", error))?;
+        let url = make_database(&postgres, &setup).await?;
         say("starting kck…");
         folder.write_products(setup.products)?;
         let app = Box::pin(App::start(config(&url, &folder.0, &setup)?, &[], Observer::default()))
@@ -92,7 +91,13 @@ impl Own {
             drop(ending);
             result
         });
-        Ok(Self { address, context, url, kck, told, ended, postgres, folder })
+        let own = Self { address, context, url, kck, told, ended, postgres, folder };
+        tokio::select! {
+            followed = followed(&own.context) => followed?,
+            // Stopping says why.
+            () = own.ended() => {}
+        }
+        Ok(own)
     }
 
     /// Where the product files are.
@@ -113,10 +118,44 @@ impl Own {
     /// Stops kck and then Postgres; their files go.
     pub(in crate::cli) async fn stop(mut self) -> Result<(), Stop> {
         self.told.cancel();
-        let ended = self.kck.await;
+        let ended = tokio::time::timeout(STOP_AT_MOST, self.kck).await;
         self.postgres.stop().await?;
-        Ok(ended.map_err(|panic| Stop::cannot(format!("run kck: {panic}")))??)
+        match ended {
+            Ok(Ok(ended)) => Ok(ended?),
+            Ok(Err(panic)) => Err(Stop::cannot(format!("run kck: {panic}"))),
+            Err(_) => {
+                Err(Stop::cannot(format!("kck did not stop within {} s", STOP_AT_MOST.as_secs())))
+            }
+        }
     }
+}
+
+/// A new database with the schema; gives its address.
+async fn make_database(postgres: &Postgres, setup: &Setup<'_>) -> Result<String, Stop> {
+    let making = |error| refused("make a database", error);
+    let admin = client(&postgres.url("postgres"), setup.name).await?;
+    admin.batch_execute(&format!("create database {}", setup.name)).await.map_err(making)?;
+    let url = postgres.url(setup.name);
+    client(&url, setup.name).await?.batch_execute(setup.schema).await.map_err(making)?;
+    Ok(url)
+}
+
+/// Returns when every product is kept and matched: just after the start each is answered uncached (R1).
+async fn followed(context: &Context) -> Result<(), Stop> {
+    let catalog = Arc::clone(&context.catalog.borrow());
+    if let Some(Slot::Broken(faults)) =
+        catalog.products.values().find(|slot| matches!(slot, Slot::Broken(_)))
+    {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        return Err(Stop::cannot(faults.join("\n")));
+    }
+    let cached = |progress: &Progress| {
+        let ledger = context.recompute.ledger();
+        catalog.ready().all(|product| ledger.is_cached(product.name(), progress.visible))
+    };
+    // Its end is that of kck.
+    drop(context.progress.clone().wait_for(cached).await);
+    Ok(())
 }
 
 fn config(url: &str, folder: &Path, setup: &Setup<'_>) -> Result<Config, Stop> {
