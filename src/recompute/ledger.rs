@@ -431,3 +431,254 @@ impl Ledger {
         self.epoch
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(epoch: u8, lsn: u64) -> Position {
+        Position { epoch: Epoch(epoch), lsn: Lsn(lsn) }
+    }
+
+    fn terms(definition: u8) -> Terms {
+        let fingerprint = Fingerprint([definition; 16]);
+        Terms { fingerprint, shape: Fingerprint([0; 16]), certified: true }
+    }
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new(Epoch(1), 1, Stamp(1000), 1000);
+        ledger.product("p", terms(1), Position::default());
+        ledger
+    }
+
+    fn result(ledger: &Ledger, lease: Lease, as_of: u64, snapshot: u64, digest: u64) -> Computed {
+        Computed {
+            lease,
+            as_of: Position { epoch: ledger.epoch(), lsn: Lsn(as_of) },
+            connection: ledger.connection(),
+            time: SourceTime(i64::try_from(as_of).unwrap()),
+            snapshot: Stamp(snapshot),
+            insert: Lsn(as_of),
+            fingerprint: Fingerprint([1; 16]),
+            shape: Fingerprint([0; 16]),
+            digest,
+            expires: None,
+            cost_us: 1,
+        }
+    }
+
+    fn kept(ledger: &mut Ledger, key: &Key, as_of: u64, snapshot: u64, digest: u64) -> Verdict {
+        let (lease, _) = ledger.track(key);
+        let computed = result(ledger, lease, as_of, snapshot, digest);
+        ledger.accept(key, &computed)
+    }
+
+    fn fresh(ledger: &Ledger, key: &Key) -> Option<bool> {
+        ledger.standing(key).map(|standing| standing.fresh)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Keep { as_of: u64, snapshot: u64, digest: u64 },
+        Mark(u64),
+        MarkProduct(u64),
+        Untrack,
+        Forget,
+        Disconnect(u64),
+        Epoch,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u64..50, 0u64..5000, 0u64..3).prop_map(|(as_of, snapshot, digest)| Step::Keep { as_of, snapshot, digest }),
+            2 => (0u64..50).prop_map(Step::Mark),
+            1 => (0u64..50).prop_map(Step::MarkProduct),
+            1 => Just(Step::Untrack),
+            1 => Just(Step::Forget),
+            1 => (0u64..50).prop_map(Step::Disconnect),
+            1 => Just(Step::Epoch),
+        ]
+    }
+
+    proptest! {
+        /// R5 and R6 over any history of one key: stamps and versions grow strictly, `as_of` of a kept entry
+        /// does not go back, and fresh means that no mark since is above it.
+        #[test]
+        fn stamps_grow_and_fresh_means_unmarked(steps in prop::collection::vec(step(), 1..80)) {
+            let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+            let (mut stamps, mut versions) = (Stamp(1000), 1000);
+            let mut forgotten: Option<Forget> = None;
+            let (mut marked, mut held): (Position, Option<Position>) = (Position::default(), None);
+            let mut epoch = 1;
+            for step in steps {
+                match step {
+                    Step::Keep { as_of, snapshot, digest } => {
+                        let (lease, track) = ledger.track(&key);
+                        if let Some(track) = track {
+                            prop_assert!(track.stamp > stamps || forgotten.is_none());
+                            stamps = stamps.max(track.stamp);
+                        }
+                        let computed = result(&ledger, lease, as_of, snapshot, digest);
+                        match ledger.accept(&key, &computed) {
+                            Verdict::Accepted { meta, changed } => {
+                                prop_assert!(meta.stamp > stamps && meta.stamp >= computed.snapshot);
+                                prop_assert!(!changed || meta.version > versions);
+                                prop_assert!(held.is_none_or(|held| computed.as_of >= held));
+                                (stamps, versions) = (meta.stamp, versions.max(meta.version));
+                                held = Some(computed.as_of);
+                            }
+                            Verdict::Void => {}
+                        }
+                    }
+                    Step::Mark(lsn) => {
+                        let marks = ledger.mark([(&key, Lsn(lsn))]);
+                        if !marks.is_empty() {
+                            marked = marked.max(at(epoch, lsn));
+                        }
+                    }
+                    Step::MarkProduct(lsn) => {
+                        ledger.mark_product("p", Lsn(lsn));
+                        marked = marked.max(at(epoch, lsn));
+                    }
+                    Step::Untrack => {
+                        if let Some(forget) = ledger.untrack(&key) {
+                            prop_assert!(forget.stamp > stamps);
+                            stamps = forget.stamp;
+                            forgotten = Some(forget);
+                            held = None;
+                        }
+                    }
+                    Step::Forget => {
+                        if let Some(forget) = forgotten.take() {
+                            ledger.forget(&forget);
+                        }
+                    }
+                    Step::Disconnect(received) => ledger.disconnected(Lsn(received)),
+                    Step::Epoch if epoch < 100 => {
+                        epoch += 1;
+                        ledger.begin_epoch(Epoch(epoch));
+                    }
+                    Step::Epoch => {}
+                }
+                if let Some(standing) = ledger.standing(&key).filter(|standing| standing.fresh) {
+                    prop_assert!(standing.meta.as_of >= ledger.mark_of(&key));
+                    prop_assert!(standing.meta.as_of.epoch == Epoch(epoch));
+                    prop_assert!(ledger.keys.get(&key).is_none_or(|tracked| tracked.mark <= marked));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_that_comes_while_the_statement_runs_makes_it_stale() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        let (lease, _) = ledger.track(&key);
+        let computed = result(&ledger, lease, 10, 5000, 1);
+        assert_eq!(ledger.mark([(&key, Lsn(11))]).len(), 1);
+        assert!(matches!(ledger.accept(&key, &computed), Verdict::Accepted { .. }));
+        assert_eq!(fresh(&ledger, &key), Some(false));
+        kept(&mut ledger, &key, 11, 5001, 2);
+        assert_eq!(fresh(&ledger, &key), Some(true));
+    }
+
+    #[test]
+    fn a_key_that_is_not_tracked_is_not_marked_but_its_product_is() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        assert!(ledger.mark([(&key, Lsn(11))]).is_empty());
+        ledger.mark_product("p", Lsn(12));
+        kept(&mut ledger, &key, 11, 5000, 1);
+        assert_eq!(
+            fresh(&ledger, &key),
+            Some(false),
+            "a whole-product mark counts for keys tracked later"
+        );
+        kept(&mut ledger, &key, 12, 5000, 1);
+        assert_eq!(fresh(&ledger, &key), Some(true));
+    }
+
+    #[test]
+    fn an_older_snapshot_or_position_is_void() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        kept(&mut ledger, &key, 10, 5000, 1);
+        assert_eq!(kept(&mut ledger, &key, 10, 4999, 2), Verdict::Void);
+        assert_eq!(kept(&mut ledger, &key, 9, 5001, 2), Verdict::Void);
+        assert!(matches!(
+            kept(&mut ledger, &key, 10, 5000, 2),
+            Verdict::Accepted { changed: true, .. }
+        ));
+    }
+
+    #[test]
+    fn results_of_another_connection_lease_or_definition_are_void() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        let (lease, _) = ledger.track(&key);
+        let computed = result(&ledger, lease, 10, 5000, 1);
+        ledger.disconnected(Lsn(100));
+        assert_eq!(ledger.accept(&key, &computed), Verdict::Void);
+        let computed = result(&ledger, lease, 10, 5000, 1);
+        ledger.untrack(&key);
+        assert_eq!(ledger.accept(&key, &computed), Verdict::Void);
+        let (lease, _) = ledger.track(&key);
+        let computed = result(&ledger, lease, 10, 5000, 1);
+        ledger.product("p", terms(2), Position::default());
+        assert_eq!(ledger.accept(&key, &computed), Verdict::Void);
+    }
+
+    #[test]
+    fn what_is_not_firm_is_stale_after_the_connection_was_lost() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        kept(&mut ledger, &key, 10, 5000, 1);
+        ledger.disconnected(Lsn(10));
+        assert_eq!(
+            fresh(&ledger, &key),
+            Some(true),
+            "the stream had reached what its statement saw"
+        );
+        ledger.disconnected(Lsn(9));
+        assert_eq!(fresh(&ledger, &key), Some(false));
+        // Of what may have been taken back nothing is compared: its snapshot may be ahead of the source's.
+        assert!(matches!(
+            kept(&mut ledger, &key, 10, 10, 1),
+            Verdict::Accepted { changed: false, .. }
+        ));
+        assert_eq!(fresh(&ledger, &key), Some(true));
+    }
+
+    #[test]
+    fn a_restart_takes_what_is_firm_and_of_its_lease() {
+        let mut before = ledger();
+        let keys: Vec<Key> = ["1", "2", "3"].iter().map(|value| Key::new("p", [*value])).collect();
+        let mut metas = Vec::new();
+        for (key, as_of) in keys.iter().zip([10, 20, 10]) {
+            let Verdict::Accepted { meta, .. } = kept(&mut before, key, as_of, 5000, 1) else {
+                panic!("kept")
+            };
+            metas.push(*meta);
+        }
+        let mut ledger = Ledger::new(Epoch(1), 2, Stamp(9000), 9000);
+        ledger.product("p", terms(1), Position::default());
+        for (index, (key, meta)) in keys.iter().zip(metas).enumerate() {
+            let lease = if index == 2 { Lease { term: 1, counter: 99 } } else { meta.lease };
+            let scanned =
+                Scanned { key: key.clone(), lease: Some(lease), mark: None, meta: Some(meta) };
+            ledger.recover(scanned, Lsn(10));
+        }
+        assert_eq!(
+            keys.iter().map(|key| fresh(&ledger, key)).collect::<Vec<_>>(),
+            [Some(true), Some(false), None]
+        );
+        let Verdict::Accepted { meta, .. } = kept(&mut ledger, &keys[1], 30, 5000, 2) else {
+            panic!("kept")
+        };
+        assert!(meta.stamp > Stamp(9000) && meta.version > 9000, "above the floors");
+    }
+
+    #[test]
+    fn a_product_that_joins_is_not_cached_before_its_position() {
+        let mut ledger = ledger();
+        assert!(ledger.is_cached("p", Lsn(0)));
+        ledger.joins("p", Lsn(7));
+        assert_eq!((ledger.is_cached("p", Lsn(6)), ledger.is_cached("p", Lsn(7))), (false, true));
+    }
+}

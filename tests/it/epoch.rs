@@ -15,7 +15,8 @@ const SCHEMA: &str = "
     insert into items select n, n % 3, 0 from generate_series(1, 9) n;
     create table bulk (id bigint primary key, filler text);
 ";
-const SUM: &str = "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner";
+const SUM: &str =
+    "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner";
 
 async fn prepare(database: &Database, store: Store) -> Project {
     database.run(SCHEMA).await;
@@ -85,7 +86,9 @@ fn over_the_limit_the_slot_is_given_up() {
         let mut events = kck.observer.subscribe();
         kck.observer.halt_at(Some(Point::Mark));
         database.run("update items set n = 1 where owner = 1").await;
-        database.run("insert into bulk select n, repeat('x', 500) from generate_series(1, 20000) n").await;
+        database
+            .run("insert into bulk select n, repeat('x', 500) from generate_series(1, 20000) n")
+            .await;
         Kck::event(&mut events, |event| matches!(event, Event::SlotDropped { .. })).await;
         kck.observer.halt_at(None);
         Kck::event(&mut events, |event| matches!(event, Event::EpochBegan { .. })).await;
@@ -110,10 +113,14 @@ fn a_source_that_crashes_is_followed_again() {
         Kck::event(&mut events, |event| matches!(event, Event::StreamLost { .. })).await;
         let away = kck.get("/fetch/sum_of/1").await;
         assert_eq!(away.value(), json!(0), "what is kept is served while the source is away");
-        assert_eq!(kck.get("/fetch/sum_of/2").await.json()["error"]["name"], json!("source_unavailable"));
+        assert_eq!(
+            kck.get("/fetch/sum_of/2").await.json()["error"]["name"],
+            json!("source_unavailable")
+        );
         server.restart().await.unwrap();
         let again = connect(&database.url).await;
-        let position = crate::support::servers::commit(&again, "update items set n = 4 where owner = 1").await;
+        let position =
+            crate::support::servers::commit(&again, "update items set n = 4 where owner = 1").await;
         let reply = kck.at_least("sum_of/1", &position).await;
         assert_eq!((reply.value(), reply.header("kck-stale")), (json!(12), "false"));
         assert_eq!(epoch_of(&kck), 1, "a crash alone breaks no history");
@@ -142,9 +149,12 @@ fn what_the_stream_does_not_say_is_noticed() {
         let kck = project.start().await;
         assert_eq!(kck.get("/fetch/count").await.value(), json!(0));
         assert_eq!(kck.get("/fetch/viewed").await.value(), json!(0));
-        let position = database.commit("alter table parts attach partition parts_2 for values in (2)").await;
+        let position =
+            database.commit("alter table parts attach partition parts_2 for values in (2)").await;
         assert_eq!(kck.at_least("count", &position).await.value(), json!(5));
-        let position = database.commit("create or replace view doubled as select count(*) * 3 as n from parts").await;
+        let position = database
+            .commit("create or replace view doubled as select count(*) * 3 as n from parts")
+            .await;
         assert_eq!(kck.at_least("viewed", &position).await.value(), json!(15));
         kck.stop().await;
     });
@@ -161,7 +171,8 @@ fn only_what_is_read_is_computed_again() {
         assert_eq!(kck.get("/fetch/sum_of/1").await.header("kck-source"), "hit");
         let mut events = kck.observer.subscribe();
         database.run("update items set n = 1 where owner = 1").await;
-        Kck::event(&mut events, |event| matches!(event, Event::Refreshed { changed: true, .. })).await;
+        Kck::event(&mut events, |event| matches!(event, Event::Refreshed { changed: true, .. }))
+            .await;
         let computed = kck.counted(Counter::Computed);
         let position = database.commit("update items set n = 2 where owner = 1").await;
         assert_eq!(kck.at_least("sum_of/2", &position).await.value(), json!(0));

@@ -73,19 +73,31 @@ fn write(random: &mut Random) -> String {
     let (id, customer, order) = (random.below(30), random.below(7), random.below(25));
     let state = random.of(&["'open'", "'paid'", "null"]);
     let one = match random.below(12) {
-        0 => format!("insert into orders values ({id}, {customer}, {state}, {order}.50) on conflict do nothing"),
+        0 => format!(
+            "insert into orders values ({id}, {customer}, {state}, {order}.50) on conflict do nothing"
+        ),
         1 => format!("update orders set customer_id = {customer} where id = {id}"),
-        2 => format!("update orders set state = {state}, total = total + 1 where customer_id = {customer}"),
+        2 => format!(
+            "update orders set state = {state}, total = total + 1 where customer_id = {customer}"
+        ),
         3 => format!("delete from orders where id = {id}"),
         4 => format!("update customers set vip = not vip where id = {customer}"),
-        5 => format!("update customers set since = since + 1, name = 'name ' || {id} % 3 where id = {customer}"),
+        5 => format!(
+            "update customers set since = since + 1, name = 'name ' || {id} % 3 where id = {customer}"
+        ),
         6 => format!("insert into lines values ({order}, {id}, 'p1') on conflict do nothing"),
         7 => format!("delete from lines where order_id = {order}"),
         8 => format!("update lines set order_id = order_id + 100 where order_id = {order}"),
-        9 => format!("update customers set id = 90 + id where id = {customer}; update customers set id = id - 90 where id >= 90"),
-        10 => format!("update orders set customer_id = null where id = {id}; insert into customers values ({customer}, 'other/x', true, null) on conflict (id) do update set name = excluded.name"),
+        9 => format!(
+            "update customers set id = 90 + id where id = {customer}; update customers set id = id - 90 where id >= 90"
+        ),
+        10 => format!(
+            "update orders set customer_id = null where id = {id}; insert into customers values ({customer}, 'other/x', true, null) on conflict (id) do update set name = excluded.name"
+        ),
         _ if random.below(8) == 0 => "truncate lines".to_owned(),
-        _ => format!("insert into orders values ({id}, {customer}, {state}, 1) on conflict (id) do update set total = 2"),
+        _ => format!(
+            "insert into orders values ({id}, {customer}, {state}, 1) on conflict (id) do update set total = 2"
+        ),
     };
     match random.below(4) {
         0 => format!("begin; {one}; savepoint s; delete from orders; rollback to s; commit"),
@@ -106,10 +118,14 @@ impl Oracle {
         let (name, sql, values) = PRODUCTS[product];
         let hole = sql.find(':').unwrap();
         let literal = format!("'{}'", values[value]);
-        let name_end = sql[hole + 1..].find(|c: char| !c.is_alphanumeric() && c != '_').map_or(sql.len(), |at| hole + 1 + at);
+        let name_end = sql[hole + 1..]
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .map_or(sql.len(), |at| hole + 1 + at);
         let parameter = &sql[hole..name_end];
         // A bare parameter is compared with a bigint in every product here that does not cast it.
-        let own = sql.replace(&format!("{parameter}::"), &format!("{literal}::")).replace(parameter, &format!("{literal}::bigint"));
+        let own = sql
+            .replace(&format!("{parameter}::"), &format!("{literal}::"))
+            .replace(parameter, &format!("{literal}::bigint"));
         let own = format!("select coalesce(json_agg(r), '[]')::text from ({own}) r");
         let want: String = self.database.client.query_one(&own, &[]).await.unwrap().get(0);
         let want: Value = serde_json::from_str(&want).unwrap();
