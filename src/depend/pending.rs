@@ -72,6 +72,9 @@ impl Pending {
 
     /// The connection was opened anew: what was not acknowledged comes again.
     pub fn opened(&mut self, at: Lsn) {
+        self.released = self.settled();
+        // What was dropped is delivered again, below the positions that the last connection gave after it.
+        self.idle = Lsn(0);
         self.current = Touched::new(self.limit);
         self.inside = false;
         self.waiting.retain(|folded| folded.early);
@@ -86,6 +89,7 @@ impl Pending {
 
     /// The transaction under way has ended. One that comes again after it was acknowledged is left out.
     pub fn commit(&mut self, transaction: &Transaction) {
+        self.released = self.settled();
         let touched = std::mem::replace(&mut self.current, Touched::new(self.limit));
         self.inside = false;
         self.received = self.received.max(transaction.end);
@@ -195,4 +199,110 @@ pub struct Early {
     pub products: BTreeMap<String, Lsn>,
     /// Every transaction that will then be acknowledged and is not visible.
     pub all: Vec<(Xid, Lsn)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::SourceTime;
+    use proptest::prelude::*;
+
+    fn transaction(xid: u32, end: u64) -> Transaction {
+        Transaction { xid: Xid(xid), end: Lsn(end), time: SourceTime(0) }
+    }
+
+    fn sees(xids: &[u32]) -> Snapshot {
+        let in_progress = (1..100).filter(|xid| !xids.contains(xid)).map(u64::from).collect();
+        Snapshot { xmin: 1, xmax: 100, in_progress }
+    }
+
+    #[test]
+    fn what_is_visible_waits_for_what_is_before_it() {
+        let mut pending = Pending::new(Lsn(10), &[], 9);
+        pending.commit(&transaction(5, 20));
+        pending.commit(&transaction(6, 30));
+        assert_eq!(pending.release(&sees(&[6])).transactions, 0);
+        assert_eq!(pending.settled(), Lsn(10));
+        let group = pending.release(&sees(&[5, 6]));
+        assert_eq!((group.transactions, group.end, pending.settled()), (2, Lsn(30), Lsn(30)));
+    }
+
+    #[test]
+    fn with_nothing_waiting_v_follows_keepalives() {
+        let mut pending = Pending::new(Lsn(10), &[], 9);
+        pending.idle(Lsn(15));
+        assert_eq!(pending.settled(), Lsn(15));
+        pending.commit(&transaction(5, 20));
+        pending.idle(Lsn(25));
+        assert_eq!(pending.settled(), Lsn(15), "a commit waits");
+        pending.release(&sees(&[5]));
+        assert_eq!(pending.settled(), Lsn(25), "everything up to there was delivered");
+    }
+
+    #[test]
+    fn a_reconnect_brings_again_what_was_not_acknowledged() {
+        let mut pending = Pending::new(Lsn(10), &[], 9);
+        pending.commit(&transaction(5, 20));
+        pending.marked_early(Lsn(20));
+        pending.commit(&transaction(6, 30));
+        pending.opened(Lsn(20));
+        assert_eq!(pending.early(), [(Xid(5), Lsn(20))]);
+        pending.commit(&transaction(5, 20));
+        pending.commit(&transaction(6, 30));
+        assert_eq!(pending.len(), 2, "what was kept is not taken twice");
+        assert_eq!(pending.release(&sees(&[5, 6])).transactions, 2);
+    }
+
+    #[test]
+    fn v_starts_below_what_was_acknowledged_early() {
+        let mut pending = Pending::new(Lsn(40), &[(Xid(7), Lsn(40)), (Xid(6), Lsn(30))], 9);
+        assert_eq!(pending.settled(), Lsn(29));
+        pending.idle(Lsn(50));
+        assert_eq!(pending.settled(), Lsn(29));
+        assert_eq!(pending.release(&sees(&[6])).end, Lsn(30));
+        assert_eq!(pending.settled(), Lsn(30));
+        pending.release(&sees(&[6, 7]));
+        assert_eq!(pending.settled(), Lsn(50));
+    }
+
+    proptest! {
+        /// R1, R3: whatever arrives, is released, marked early or comes again, V stays below every commit that
+        /// was delivered and is not released.
+        #[test]
+        fn v_never_passes_what_is_not_released(steps in prop::collection::vec((0u8..5, 1u32..30), 1..100)) {
+            let mut pending = Pending::new(Lsn(0), &[], 9);
+            let (mut end, mut next) = (0, 1);
+            let (mut visible, mut delivered, mut acknowledged): (Vec<u32>, Vec<(u32, u64)>, u64) = (vec![], vec![], 0);
+            for (step, n) in steps {
+                match step {
+                    0 => {
+                        end += u64::from(n);
+                        delivered.push((next, end));
+                        pending.commit(&transaction(next, end));
+                        next += 1;
+                    }
+                    1 => pending.idle(Lsn(end)),
+                    2 => visible.push(n),
+                    3 => {
+                        let early = pending.unmarked();
+                        pending.marked_early(early.end);
+                        acknowledged = acknowledged.max(early.end.0);
+                    }
+                    _ => {
+                        pending.opened(Lsn(acknowledged.max(pending.settled().0)));
+                        let again = delivered.clone();
+                        for (xid, end) in again {
+                            if end > acknowledged.max(pending.settled().0) {
+                                pending.commit(&transaction(xid, end));
+                            }
+                        }
+                    }
+                }
+                let group = pending.release(&sees(&visible));
+                prop_assert!(group.transactions == 0 || group.end <= pending.settled());
+                let first = delivered.iter().find(|(xid, _)| !visible.contains(xid));
+                prop_assert!(first.is_none_or(|(_, end)| pending.settled().0 < *end));
+            }
+        }
+    }
 }
