@@ -254,6 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn a_keepalive_of_a_lost_connection_counts_no_more() {
+        let mut pending = Pending::new(Lsn(10), &[], 9);
+        pending.commit(&transaction(5, 20));
+        pending.idle(Lsn(25));
+        pending.opened(Lsn(10));
+        assert_eq!(
+            pending.settled(),
+            Lsn(10),
+            "the commit at 20 was not released, and comes again"
+        );
+    }
+
+    #[test]
     fn v_starts_below_what_was_acknowledged_early() {
         let mut pending = Pending::new(Lsn(40), &[(Xid(7), Lsn(40)), (Xid(6), Lsn(30))], 9);
         assert_eq!(pending.settled(), Lsn(29));

@@ -304,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_with_two_places_in_line_is_taken_once() {
+        let mut queue = Queue::new(10);
+        let now = Instant::now();
+        queue.refresh(&key(1), None).unwrap();
+        queue.ask(&key(1), Want::Any, ()).unwrap();
+        queue.take(now, |_| 9);
+        queue.refresh(&key(1), None).unwrap();
+        queue.finish(&key(1));
+        assert_eq!(queue.take(now, |_| 9), [key(1)]);
+    }
+
+    #[test]
     fn a_full_queue_says_so() {
         let mut queue = Queue::new(1);
         queue.ask(&key(0), Want::Any, ()).unwrap();
