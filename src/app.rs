@@ -25,7 +25,7 @@ use crate::{
     resume::{self, Joins, Names, Resumed, Resuming},
     serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
     store::{
-        self, Store,
+        self, Forget, Store,
         state::{self, Matched, State},
     },
 };
@@ -37,6 +37,8 @@ const BATCH_KEYS: usize = 200;
 const BATCH_TIME: Duration = Duration::from_millis(50);
 /// The longest that stopping may take; requests in flight have ten seconds of it.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Keys deleted by one call.
+const FORGET_AT_ONCE: usize = 1000;
 /// A request's body.
 const BODY_BYTES: u64 = 1 << 20;
 
@@ -181,7 +183,14 @@ impl App {
             None => source_address.clone(),
         };
         let source = Arc::new(Source::new(source_address));
-        let rebuilt = rebuild(&config, &source, &observer).await?;
+        let starting = CancellationToken::new();
+        let _no_more = starting.clone().drop_guard();
+        let rebuilt = tokio::select! {
+            rebuilt = rebuild(&config, &source, &observer) => rebuilt?,
+            () = serve::http::starting(&listener, &starting) => {
+                return Err(Failure::new("stopped while starting", ""));
+            }
+        };
         let Rebuilt { resumed, joiners, .. } = &rebuilt;
         let (resumed, joiners) = (resumed.clone(), joiners.clone());
         let parts = Parts::new(config, source, replication, rebuilt, observer);
@@ -286,8 +295,9 @@ async fn rebuild(
     observer: &Observer,
 ) -> Result<Rebuilt, Failure> {
     let mut client = source.connect("describe", &[]).await?;
-    let store = open_store(config).await?;
     let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
+    resume::stand_by(&client, &names.slot, observer).await?;
+    let store = open_store(config).await?;
     let loaded = load::files(&config.directory.join("products"));
     let mut catalog = load::catalog(&mut client, loaded).await?;
     let index = load::index(&catalog);
@@ -306,22 +316,29 @@ async fn rebuild(
     let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
     store.save(&joins.cells).await?;
     let joiners = joiners(&joins, &index, &resumed);
+    // The first stamp of this start is below what is reserved here, for what may be deleted at once.
+    reserve.ensure(floors.stamp.next(), floors.version).await?;
     for (name, slot) in &catalog.products {
         if let Slot::Broken(faults) = slot {
             let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
             observer.note(Event::ProductBroken { product: name.clone(), why });
         }
     }
-    let mut ledger = Ledger::new(resumed.position.epoch, term, floors.stamp, floors.version);
-    list(&mut ledger, &catalog, &joiners, &state);
-    let recorded = resumed.position.lsn;
-    store.scan(&mut |scanned| ledger.recover(scanned, recorded)).await?;
+    let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
+    let ledger = recover(ledger, &catalog, &joiners, &state, &store).await?;
     let matched = joins.matched;
     Ok(Rebuilt { names, store, catalog, index, resumed, joiners, matched, ledger, reserve })
 }
 
-/// The products with their marks, before their keys come in (R14).
-fn list(ledger: &mut Ledger, catalog: &Catalog, joiners: &[Joiner], state: &State) {
+/// The ledger from products with their marks, track records, marks and entries (R14). What no product and no
+/// track record keeps is rubbish, and deleted.
+async fn recover(
+    mut ledger: Ledger,
+    catalog: &Catalog,
+    joiners: &[Joiner],
+    state: &State,
+    store: &Arc<dyn Store>,
+) -> Result<Ledger, Failure> {
     for product in catalog.ready() {
         let policy = &product.draft.policy;
         let certified = policy.change && policy.expire.is_none();
@@ -332,6 +349,22 @@ fn list(ledger: &mut Ledger, catalog: &Catalog, joiners: &[Joiner], state: &Stat
     for joiner in joiners {
         ledger.joins(&joiner.product, Lsn(u64::MAX));
     }
+    let (stamp, recorded) = (state.stamp_floor.next(), state.recorded.lsn);
+    let mut rubbish = Vec::new();
+    store
+        .scan(&mut |scanned| {
+            if scanned.lease.is_some() && catalog.products.contains_key(scanned.key.product()) {
+                ledger.recover(scanned, recorded);
+            } else {
+                let mark = scanned.mark.unwrap_or_default();
+                rubbish.push(Forget { key: scanned.key, stamp, mark });
+            }
+        })
+        .await?;
+    for some in rubbish.chunks(FORGET_AT_ONCE) {
+        store.forget(some).await?;
+    }
+    Ok(ledger)
 }
 
 impl Parts {
@@ -353,8 +386,7 @@ impl Parts {
         let (catalog, _) = watch::channel(Arc::new(catalog));
         let (index, _) = watch::channel(Arc::new(index));
         let slot = SlotHealth { name: names.slot.clone(), ..SlotHealth::default() };
-        let (health, _) =
-            watch::channel(Arc::new(Health { ready: true, slot, ..Health::default() }));
+        let (health, _) = watch::channel(Arc::new(Health { slot, ..Health::default() }));
         let recompute = Handle::new(recompute::Parts {
             config: recompute::Config {
                 connections: config.refresh_connections,

@@ -37,7 +37,10 @@ pub async fn keep(mut events: broadcast::Receiver<Event>, health: watch::Sender<
                 change(&health, "stream", Some(format!("the slot is read by {holder}")));
             }
             Ok(Event::StreamLost { error, .. }) => change(&health, "stream", Some(error)),
-            Ok(Event::StreamOpened { .. }) => change(&health, "stream", None),
+            Ok(Event::StreamOpened { .. }) => {
+                health.send_modify(|health| Arc::make_mut(health).ready = true);
+                change(&health, "stream", None);
+            }
             // What was missed while lagging is said again when it changes again.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,

@@ -39,19 +39,21 @@ pub struct Pipeline {
 /// Why the stream ended for good.
 pub async fn run(
     pipeline: Pipeline,
-    stream: Box<dyn Stream>,
+    mut stream: Box<dyn Stream>,
     step: Step,
     shutdown: &CancellationToken,
 ) -> Result<(), capture::Error> {
     tokio::select! {
-        ended = receive(stream, &pipeline) => match ended? {},
-        () = advance(step, &pipeline, shutdown) => Ok(()),
+        ended = receive(stream.as_mut(), &pipeline) => match ended? {},
+        () = advance(step, &pipeline, shutdown) => {}
     }
+    stream.close().await;
+    Ok(())
 }
 
 /// Stream → pending. When too much is pending the log waits in the source.
 async fn receive(
-    mut stream: Box<dyn Stream>,
+    stream: &mut dyn Stream,
     pipeline: &Pipeline,
 ) -> Result<Infallible, capture::Error> {
     let Pipeline { index, inbox, recompute, progress, observer } = pipeline;

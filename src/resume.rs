@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio_postgres::Client;
@@ -64,6 +65,25 @@ pub struct Resumed {
     pub unusable: Vec<publication::Unusable>,
     /// What the server says of itself.
     pub facts: slot::Facts,
+}
+
+/// Between two looks at a slot that somebody else reads.
+const STAND_BY: Duration = Duration::from_secs(1);
+
+/// Returns when nobody reads the slot: a slot has one reader, and that is the leader.
+///
+/// # Errors
+/// What the source said.
+pub async fn stand_by(client: &Client, slot: &str, observer: &Observer) -> Result<(), SourceError> {
+    let mut said = None;
+    while let Some(holder) = slot::slot(client, slot).await?.and_then(|slot| slot.holder) {
+        if said.as_ref() != Some(&holder) {
+            observer.note(Event::StandingBy { holder: holder.to_string() });
+            said = Some(holder);
+        }
+        tokio::time::sleep(STAND_BY).await;
+    }
+    Ok(())
 }
 
 /// What deciding where to go on stands on.

@@ -57,6 +57,9 @@ pub trait Stream: Send {
     /// The next event. An error is final: the source needs a person or a new epoch.
     async fn next(&mut self) -> Result<Event, Error>;
 
+    /// Tells the source what was acknowledged, and leaves. Nothing is delivered afterwards.
+    async fn close(&mut self);
+
     /// The side that others hold while somebody waits in [`Stream::next`].
     fn control(&self) -> std::sync::Arc<dyn Control>;
 }

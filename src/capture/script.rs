@@ -50,6 +50,8 @@ impl Stream for Script {
         self.events.recv().await.unwrap_or_else(|| Err(end()))
     }
 
+    async fn close(&mut self) {}
+
     fn control(&self) -> Arc<dyn Control> {
         Arc::<Heard>::clone(&self.heard)
     }

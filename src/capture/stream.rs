@@ -124,6 +124,14 @@ impl Stream for Replication {
         }
     }
 
+    async fn close(&mut self) {
+        self.wishes.close.store(true, Ordering::Release);
+        self.wishes.changed.notify_one();
+        // The task ends when it has left, and with it the channel.
+        let left = async { while self.batches.recv().await.is_some_and(|batch| batch.is_ok()) {} };
+        drop(timeout(CLOSE_WAIT, left).await);
+    }
+
     fn control(&self) -> Arc<dyn Control> {
         Arc::<Wishes>::clone(&self.wishes)
     }
@@ -135,6 +143,7 @@ struct Wishes {
     acknowledged: AtomicU64,
     hasten: AtomicBool,
     reopen: AtomicBool,
+    close: AtomicBool,
     changed: Notify,
 }
 
@@ -144,6 +153,7 @@ impl Wishes {
             acknowledged: AtomicU64::new(resume.0),
             hasten: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
+            close: AtomicBool::new(false),
             changed: Notify::new(),
         }
     }
@@ -243,6 +253,16 @@ impl Follower {
                 // A server that takes long to leave is no reason to wait: the slot is tried until it is free.
                 drop(timeout(CLOSE_WAIT, connection.close()).await);
                 return Ok(());
+            }
+            if wishes.close.load(Ordering::Acquire) {
+                wishes.hasten.store(true, Ordering::Release);
+                self.speak(&mut connection, &assembly, &mut pulse).await?;
+                drop(timeout(CLOSE_WAIT, connection.close()).await);
+                return Err(Error::Refused {
+                    action: "follow the stream",
+                    fact: "it was closed".to_owned(),
+                    hint: String::new(),
+                });
             }
             self.speak(&mut connection, &assembly, &mut pulse).await?;
             let room = self.outbox.has_room();

@@ -262,10 +262,23 @@ impl Handle {
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
             Eager::Never => false,
         };
-        let not_before = not_before(product, self.ledger().standing(key).as_ref());
+        let not_before = self.not_before(product, key);
         if eager && self.queue().refresh(key, not_before).is_ok() {
             self.shared.asked.notify_one();
         }
+    }
+
+    /// `min_interval` after the last computation, on kck's clock.
+    fn not_before(&self, product: &Product, key: &Key) -> Option<Instant> {
+        let interval = product.draft.policy.min_interval;
+        if interval.is_zero() {
+            return None;
+        }
+        let last = self.ledger().standing(key)?.meta.as_of_time;
+        let now = Instant::now();
+        let since = self.shared.progress.borrow().source_now(now)?.0.saturating_sub(last.0);
+        let since = Duration::from_micros(u64::try_from(since).unwrap_or(0));
+        Some(now + interval.checked_sub(since)?)
     }
 
     /// Lets go of a key (R13): deleted durably before the ledger forgets it.
@@ -285,12 +298,6 @@ impl Handle {
     pub fn state_stamp(&self) -> u64 {
         self.shared.reserve.state_stamp()
     }
-}
-
-/// `min_interval` after the last computation, on kck's clock.
-fn not_before(product: &Product, standing: Option<&Standing>) -> Option<Instant> {
-    let interval = product.draft.policy.min_interval;
-    (!interval.is_zero() && standing.is_some()).then(|| Instant::now() + interval)
 }
 
 /// What commits marked, to be written durably and then woken.

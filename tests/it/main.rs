@@ -5,9 +5,13 @@
 #![expect(clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
 mod bad_input;
+mod canonical;
+mod capture;
 mod crash;
+mod describe;
 mod epoch;
 mod flow;
 mod invisible;
 mod oracle;
+mod store;
 mod support;

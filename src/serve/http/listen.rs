@@ -14,7 +14,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use warp::http::Request;
+use warp::{Filter, Rejection, http::Request};
 
 use crate::serve::{Context, problem::Problem};
 
@@ -36,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// A head over this, its URI included, is answered 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// Clients that may be told at once that kck is starting.
+const STARTING_CONNECTIONS: usize = 256;
+
 /// How long to let be when the process has no room for another connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -50,20 +53,44 @@ pub async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
 /// Answers requests until told to stop, then finishes those in flight within a deadline.
 pub async fn serve(listener: TcpListener, context: Context, shutdown: CancellationToken) {
     let places = context.limits.connections.min(Semaphore::MAX_PERMITS);
+    let connections = take(&listener, super::routes(context), places, &shutdown).await;
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Answers that kck is starting, until told to stop; the listener stays open for [`serve`].
+pub async fn starting(listener: &TcpListener, shutdown: &CancellationToken) {
+    take(listener, super::starting::routes(), STARTING_CONNECTIONS, shutdown).await;
+}
+
+/// Takes connections until told to stop; those that are open then end by themselves.
+async fn take<F>(
+    listener: &TcpListener,
+    routes: F,
+    places: usize,
+    shutdown: &CancellationToken,
+) -> TaskTracker
+where
+    F: Filter<Extract = (warp::reply::Response,), Error = Rejection>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    F::Future: Send,
+{
     let places = Arc::new(Semaphore::new(places));
-    let service = TowerToHyperService::new(warp::service(super::routes(context)));
+    let service = TowerToHyperService::new(warp::service(routes));
     let connections = TaskTracker::new();
     // Whoever comes while all places are taken waits in the listener's queue.
     let next = async || {
         let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
-        (accept(&listener).await, place)
+        (accept(listener).await, place)
     };
     while let Some((stream, place)) = shutdown.run_until_cancelled(next()).await {
         connections.spawn(connection(stream, service.clone(), shutdown.clone(), place));
     }
-    drop(listener);
-    connections.close();
-    connections.wait().await;
+    connections
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {

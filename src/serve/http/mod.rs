@@ -27,8 +27,9 @@ mod metrics;
 mod patience;
 mod query;
 mod reply;
+mod starting;
 
-pub use listen::{bind, serve};
+pub use listen::{bind, serve, starting};
 
 /// Every route's path, with the methods that it takes; empty for those that are not built yet.
 /// A trailing `*` stands for any rest.
