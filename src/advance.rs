@@ -14,8 +14,10 @@ use crate::{
     change::{Lsn, Position, Snapshot, Transaction, Xid},
     depend::{
         pending::{Group, Pending},
-        settle::{Settle, floor_to_record_end},
+        settle::Settle,
     },
+    entry::Stamp,
+    key::Key,
     observe::{Counter, Event, Observer},
     postgres::{Housekeeping, barrier::Barrier},
     progress::{Certificate, Progress},
@@ -33,16 +35,19 @@ const INVISIBLE_FIRST: Duration = Duration::from_micros(200);
 const INVISIBLE_MOST: Duration = Duration::from_millis(20);
 /// An invisible commit makes kck ask whether the source waits for kck itself, after this …
 const STANDBY_AFTER: Duration = Duration::from_millis(5);
+/// … again after this, since settings change …
+const STANDBY_EVERY: Duration = Duration::from_millis(500);
 /// … and is marked early after this in any case (R3).
 const EARLY_AFTER: Duration = Duration::from_secs(1);
 /// Positions are recorded and acknowledged at most this often, save when the source waits for it.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
 /// A certificate that lags this long beside a reader makes kck nudge the source (R8) …
-const NUDGE_AFTER: Duration = Duration::from_millis(300);
+const NUDGE_AFTER: Duration = Duration::from_millis(20);
 /// … at most this often.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
-/// Transactions that may wait for their release; past it the log waits in the source.
+/// Transactions that may wait for their release, and keys that they may touch; past it the log waits in the source.
 const PENDING_MOST: usize = 50_000;
+const HELD_MOST: usize = 1_000_000;
 /// Distinct keys of one transaction; past it its products count as touched whole (R1).
 const KEYS_MOST: usize = 100_000;
 /// Between tries of a store or a source that is away.
@@ -56,7 +61,10 @@ pub struct Inbox {
     /// What may be acknowledged; locked after `pending` where both are.
     positions: Mutex<Positions>,
     arrived: Notify,
+    idled: Notify,
     taken: Notify,
+    /// Entries that are not firm, to be deleted durably before more is recorded (R10).
+    doubts: Mutex<Vec<(Key, Stamp)>>,
     /// The process that sends to us, at the source.
     walsender: Mutex<Option<i32>>,
 }
@@ -64,12 +72,14 @@ pub struct Inbox {
 impl Inbox {
     /// Goes on from the recorded position; `early` are transactions acknowledged and not seen visible.
     #[must_use]
-    pub fn new(resume: Lsn, early: &[(Xid, Lsn)]) -> Self {
+    pub fn new(resume: Lsn, early: &[(Xid, Lsn)], doubts: Vec<(Key, Stamp)>) -> Self {
         Self {
             pending: Mutex::new(Pending::new(resume, early, KEYS_MOST)),
             positions: Mutex::new(Positions::new(resume)),
             arrived: Notify::new(),
+            idled: Notify::new(),
             taken: Notify::new(),
+            doubts: Mutex::new(doubts),
             walsender: Mutex::new(None),
         }
     }
@@ -85,9 +95,31 @@ impl Inbox {
 
     /// Returns when there is room for another transaction.
     pub async fn room(&self) {
-        while self.pending().len() >= PENDING_MOST {
+        loop {
+            let (waiting, held) = {
+                let pending = self.pending();
+                (pending.len(), pending.held())
+            };
+            if waiting < PENDING_MOST && held < HELD_MOST {
+                return;
+            }
             self.taken.notified().await;
         }
+    }
+
+    /// The connection was lost, and these entries are not firm.
+    pub fn doubt(&self, doubts: Vec<(Key, Stamp)>) {
+        self.doubts().extend(doubts);
+    }
+
+    /// Entries that are not firm and not deleted yet, for whoever goes on.
+    #[must_use]
+    pub fn undecided(&self) -> Vec<(Key, Stamp)> {
+        self.doubts().clone()
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, Vec<(Key, Stamp)>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection was opened at `at`, to this process at the source.
@@ -99,8 +131,11 @@ impl Inbox {
 
     /// A transaction is complete.
     pub fn commit(&self, transaction: &Transaction) {
-        self.pending().commit(transaction);
+        let known = self.pending().commit(transaction);
         self.positions().received(transaction.end);
+        if known {
+            self.positions().covered(transaction.end);
+        }
         self.arrived.notify_one();
     }
 
@@ -108,7 +143,7 @@ impl Inbox {
     pub fn idle(&self, position: Lsn) {
         self.pending().idle(position);
         self.positions().idle(position);
-        self.arrived.notify_one();
+        self.idled.notify_one();
     }
 
     /// Takes what this snapshot releases.
@@ -152,8 +187,10 @@ pub struct Step {
     settle: Settle,
     /// Since when the first pending commit is delivered and not visible, and the pause before the next barrier.
     invisible: Option<(Instant, Duration)>,
-    /// Whether the source makes commits wait for kck; asked once a connection.
-    standby: Option<(i32, bool)>,
+    /// Whether the source makes commits wait for kck, and when that was asked.
+    standby: Option<(bool, Instant)>,
+    /// A reader came since the last barrier.
+    hastened: bool,
     recorded: Lsn,
     recorded_at: Instant,
     nudged_at: Instant,
@@ -165,15 +202,20 @@ impl Step {
     /// Goes on from where `inbox` stands.
     #[must_use]
     pub fn new(parts: Parts, inbox: &Inbox) -> Self {
-        let visible = inbox.pending().settled();
+        // In one epoch of one process V never goes back: the ledger still has every mark up to it.
+        let visible = inbox.pending().settled().max(parts.progress.borrow().visible);
         let (now, recorded) = (Instant::now(), parts.resume);
-        parts.progress.send_modify(|progress| progress.visible = visible);
+        parts.progress.send_modify(|progress| {
+            progress.visible = visible;
+            progress.segment_bytes = parts.segment_bytes;
+        });
         Self {
             wanted: parts.recompute.wanted(),
             parts,
             settle: Settle::new(visible),
             invisible: None,
             standby: None,
+            hastened: false,
             recorded,
             recorded_at: now,
             nudged_at: now,
@@ -198,18 +240,21 @@ impl Step {
                 tokio::time::sleep_until((last + span).into()).await;
             }
         };
-        match self.invisible {
-            Some((_, pause)) => since(pause).await,
-            None if !inbox.pending().is_empty() => {}
-            None => tokio::select! {
-                () = inbox.arrived.notified() => {}
+        if let Some((_, pause)) = self.invisible {
+            return since(pause).await;
+        }
+        while inbox.pending().is_empty() {
+            let soon = if self.hastened { HASTENED_EVERY } else { BARRIER_EVERY };
+            tokio::select! {
+                () = inbox.arrived.notified() => return,
+                () = inbox.idled.notified() => self.reach(inbox),
                 // The sender lives as long as the handle beside it.
                 _ = self.wanted.changed() => {
                     self.parts.control.hasten();
-                    since(HASTENED_EVERY).await;
+                    self.hastened = true;
                 }
-                () = since(BARRIER_EVERY) => {}
-            },
+                () = since(soon) => return,
+            }
         }
     }
 
@@ -217,6 +262,7 @@ impl Step {
     pub async fn barrier(&mut self) -> Option<Barrier> {
         let taken = self.parts.source.barrier().await;
         self.barrier_at = Some(Instant::now());
+        self.hastened = false;
         match taken {
             Ok(barrier) => {
                 self.parts.observer.count(Counter::Barriers, 1);
@@ -263,15 +309,11 @@ impl Step {
 
     /// R7 and R8: V moves to what is marked, and certificates follow it.
     pub fn settle(&mut self, inbox: &Inbox, barrier: &Barrier, group: &Group, marks: &Marks) {
-        let (visible, received, waits) = {
-            let pending = inbox.pending();
-            (pending.settled(), pending.received(), !pending.is_empty())
-        };
-        self.settle.reach(visible);
+        let waits = !inbox.pending().is_empty();
         if group.transactions > 0 {
             inbox.positions().durable(group.end);
         }
-        let insert = floor_to_record_end(barrier.insert, self.parts.segment_bytes);
+        let insert = barrier.insert.floor_to_record_end(self.parts.segment_bytes);
         self.settle.barrier(Certificate { lsn: insert, time: barrier.time, sent: barrier.sent });
         self.invisible = match self.invisible {
             _ if !waits => None,
@@ -280,14 +322,10 @@ impl Step {
             }
             _ => Some((Instant::now(), INVISIBLE_FIRST)),
         };
-        let settle = &self.settle;
-        self.parts.progress.send_modify(|progress| {
-            progress.received = received;
-            progress.visible = settle.visible();
-            progress.settled = settle.settled();
-            progress.certificate = settle.certificate();
-            progress.clock = Some((barrier.time, barrier.sent));
-        });
+        self.parts
+            .progress
+            .send_modify(|progress| progress.clock = Some((barrier.time, barrier.sent)));
+        self.reach(inbox);
         if group.transactions > 0 {
             self.parts.observer.note(Event::Marked {
                 end: group.end,
@@ -298,23 +336,38 @@ impl Step {
         }
     }
 
+    /// V moves to what is marked; while nothing waits, to the position of the last keepalive.
+    fn reach(&mut self, inbox: &Inbox) {
+        let (visible, received) = {
+            let pending = inbox.pending();
+            (pending.settled(), pending.received())
+        };
+        self.settle.reach(visible);
+        let settle = &self.settle;
+        self.parts.progress.send_modify(|progress| {
+            progress.received = received;
+            progress.visible = settle.visible();
+            progress.settled = settle.settled();
+            progress.certificate = settle.certificate();
+        });
+        let as_of = self.parts.progress.borrow().as_of();
+        self.parts.recompute.wake_due(as_of);
+    }
+
     /// Beside asynchronous commits the stream lies behind the insert position until something is flushed:
     /// a reader's certificate must not wait for chance (R8).
     async fn nudge(&mut self) {
         let late =
             self.settle.waiting().is_some_and(|barrier| barrier.sent.elapsed() > NUDGE_AFTER);
-        if late
-            && self.parts.recompute.was_read_within(NUDGE_EVERY)
-            && self.nudged_at.elapsed() > NUDGE_EVERY
-        {
-            self.nudged_at = Instant::now();
-            if let Err(error) = self.parts.source.nudge().await {
-                tracing::warn!(%error, "certificates may lag beside asynchronous commits");
-            }
+        let read = self.parts.recompute.was_read_within(NUDGE_EVERY);
+        if !(late && read) || self.nudged_at.elapsed() < NUDGE_EVERY {
+            return;
         }
-        if late {
-            self.parts.control.hasten();
+        self.nudged_at = Instant::now();
+        if let Err(error) = self.parts.source.nudge().await {
+            tracing::warn!(%error, "certificates may lag beside asynchronous commits");
         }
+        self.parts.control.hasten();
     }
 
     /// R3: commits that are delivered and stay invisible, perhaps because the source waits for kck itself, get
@@ -350,13 +403,13 @@ impl Step {
 
     async fn is_standby(&mut self, inbox: &Inbox) -> bool {
         let Some(pid) = inbox.walsender() else { return false };
-        if let Some((asked, standby)) = self.standby
-            && asked == pid
-        {
-            return standby;
+        match self.standby {
+            Some((true, _)) => return true,
+            Some((false, asked)) if asked.elapsed() < STANDBY_EVERY => return false,
+            _ => {}
         }
         let standby = self.parts.source.is_standby(pid).await.unwrap_or(false);
-        self.standby = Some((pid, standby));
+        self.standby = Some((standby, Instant::now()));
         standby
     }
 
@@ -373,11 +426,21 @@ impl Step {
         self.record(inbox).await;
     }
 
+    /// R10: what is not firm is deleted before the recorded position may pass what it saw; a restart would take it
+    /// for firm then.
+    async fn settle_doubts(&self, inbox: &Inbox) {
+        let doubts = inbox.doubts().clone();
+        let Some(highest) = doubts.iter().map(|(_, stamp)| *stamp).max() else { return };
+        self.durably(|_| self.parts.recompute.purge(highest, &doubts)).await;
+        inbox.doubts().retain(|doubt| !doubts.contains(doubt));
+    }
+
     async fn record(&mut self, inbox: &Inbox) {
         let position = inbox.positions().position();
         if position <= self.recorded {
             return;
         }
+        self.settle_doubts(inbox).await;
         let epoch = self.parts.progress.borrow().epoch;
         let recorded = Position { epoch, lsn: position };
         let early = inbox.pending().early();

@@ -1,21 +1,30 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    advance::Inbox,
     change::Lsn,
     config::{Config, StoreKind},
     definitions::Definitions,
     depend::Index,
-    follow, health,
+    entry::Stamp,
+    follow::{self, First},
+    health,
     join::Joiner,
+    key::Key,
     load,
     observe::{Event, Observer},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::{Catalog, Slot},
+    product::{Catalog, Product, Slot},
     progress::Progress,
     recompute::{
         self, Handle,
@@ -191,10 +200,11 @@ impl App {
                 return Err(Failure::new("stopped while starting", ""));
             }
         };
-        let Rebuilt { resumed, joiners, .. } = &rebuilt;
-        let (resumed, joiners) = (resumed.clone(), joiners.clone());
+        let Rebuilt { resumed, joiners, doubts, .. } = &rebuilt;
+        let (resumed, joiners, doubts) = (resumed.clone(), joiners.clone(), doubts.clone());
+        let first = First { resumed, joiners, doubts };
         let parts = Parts::new(config, source, replication, rebuilt, observer);
-        Ok(parts.run(listener, address, resumed, joiners))
+        Ok(parts.run(listener, address, first))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -245,7 +255,10 @@ fn join_at_start(
     stamp: impl Fn() -> u64,
 ) -> Joins {
     let matched = catalog.ready().filter(|product| product.draft.policy.change);
-    let wanted = matched.map(|product| (product.name().to_owned(), product.fingerprint)).collect();
+    let means = |product: &Arc<Product>| {
+        (product.name().to_owned(), (product.fingerprint, product.description.catalogue.clone()))
+    };
+    let wanted = matched.map(means).collect();
     let anew = |name: &str| resumed.new_epoch || is_published(index, resumed, name);
     let joins = resume::joins(&state.matched, &wanted, anew, stamp);
     for slot in catalog.products.values_mut() {
@@ -268,7 +281,7 @@ fn joiners(joins: &Joins, index: &Index, resumed: &Resumed) -> Vec<Joiner> {
     let joiner = |product: &String| {
         Some(Joiner {
             product: product.clone(),
-            matched: *joins.matched.get(product)?,
+            matched: joins.matched.get(product)?.clone(),
             tables: load::tables_of(index, product),
             published: is_published(index, resumed, product),
         })
@@ -286,6 +299,8 @@ struct Rebuilt {
     joiners: Vec<Joiner>,
     matched: BTreeMap<String, Matched>,
     ledger: Ledger,
+    /// Entries that are not firm.
+    doubts: Vec<(Key, Stamp)>,
     reserve: Reserve,
 }
 
@@ -308,16 +323,21 @@ async fn rebuild(
     let reserve = Reserve::new(Arc::clone(&store), term, floors);
     let wanted = index.tables().collect();
     let resumed = Resuming { client: &client, store: &store, names: &names, observer }
-        .resume(&wanted, || reserve.state_stamp())
+        .resume(&wanted, None, || reserve.state_stamp())
         .await?;
     source.expect(resumed.facts.history.clone());
     load::refuse_unpublished(&mut catalog, &index, &resumed.unusable);
     let index = load::index(&catalog);
     let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
     store.save(&joins.cells).await?;
+    // Whoever reads what was just published has left the list, durably.
+    store.save(&[state::publishing(&BTreeSet::new(), reserve.state_stamp())]).await?;
     let joiners = joiners(&joins, &index, &resumed);
     // The first stamp of this start is below what is reserved here, for what may be deleted at once.
     reserve.ensure(floors.stamp.next(), floors.version).await?;
+    if let Some(why) = resumed.began.clone() {
+        observer.note(Event::EpochBegan { epoch: resumed.position.epoch, why });
+    }
     for (name, slot) in &catalog.products {
         if let Slot::Broken(faults) = slot {
             let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -325,9 +345,9 @@ async fn rebuild(
         }
     }
     let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
-    let ledger = recover(ledger, &catalog, &joiners, &state, &store).await?;
+    let (ledger, doubts) = recover(ledger, &catalog, &joiners, &state, &store).await?;
     let matched = joins.matched;
-    Ok(Rebuilt { names, store, catalog, index, resumed, joiners, matched, ledger, reserve })
+    Ok(Rebuilt { names, store, catalog, index, resumed, joiners, matched, ledger, doubts, reserve })
 }
 
 /// The ledger from products with their marks, track records, marks and entries (R14). What no product and no
@@ -338,7 +358,7 @@ async fn recover(
     joiners: &[Joiner],
     state: &State,
     store: &Arc<dyn Store>,
-) -> Result<Ledger, Failure> {
+) -> Result<(Ledger, Vec<(Key, Stamp)>), Failure> {
     for product in catalog.ready() {
         let policy = &product.draft.policy;
         let certified = policy.change && policy.expire.is_none();
@@ -350,11 +370,11 @@ async fn recover(
         ledger.joins(&joiner.product, Lsn(u64::MAX));
     }
     let (stamp, recorded) = (state.stamp_floor.next(), state.recorded.lsn);
-    let mut rubbish = Vec::new();
+    let (mut rubbish, mut doubts) = (Vec::new(), Vec::new());
     store
         .scan(&mut |scanned| {
             if scanned.lease.is_some() && catalog.products.contains_key(scanned.key.product()) {
-                ledger.recover(scanned, recorded);
+                doubts.extend(ledger.recover(scanned, recorded));
             } else {
                 let mark = scanned.mark.unwrap_or_default();
                 rubbish.push(Forget { key: scanned.key, stamp, mark });
@@ -364,7 +384,7 @@ async fn recover(
     for some in rubbish.chunks(FORGET_AT_ONCE) {
         store.forget(some).await?;
     }
-    Ok(ledger)
+    Ok((ledger, doubts))
 }
 
 impl Parts {
@@ -379,7 +399,10 @@ impl Parts {
             rebuilt;
         let progress = Progress {
             epoch: resumed.position.epoch,
-            visible: resumed.position.lsn,
+            // Below what was acknowledged early and is not visible, also before the stream is open.
+            visible: Inbox::new(resumed.position.lsn, &resumed.early, Vec::new())
+                .pending()
+                .settled(),
             ..Progress::default()
         };
         let (progress, _) = watch::channel(progress);
@@ -419,13 +442,7 @@ impl Parts {
         }
     }
 
-    fn run(
-        self,
-        listener: TcpListener,
-        address: SocketAddr,
-        resumed: Resumed,
-        joiners: Vec<Joiner>,
-    ) -> App {
+    fn run(self, listener: TcpListener, address: SocketAddr, first: First) -> App {
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let context = self.context();
@@ -446,6 +463,9 @@ impl Parts {
         let definitions = Definitions {
             source: Housekeeping::new(Arc::clone(&parts.source)),
             catalog: parts.catalog.subscribe(),
+            matched: parts.matched.clone(),
+            index: parts.index.subscribe(),
+            publication: parts.names.publication.clone(),
             recompute: parts.recompute.clone(),
             store: Arc::clone(&parts.store),
             progress: parts.progress.clone(),
@@ -454,7 +474,7 @@ impl Parts {
         tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
         let health = health::keep(parts.observer.subscribe(), parts.health.clone());
         tasks.spawn(until(shutdown.clone(), succeeding(health)));
-        tasks.spawn(follow::run(parts, resumed, joiners, shutdown.clone()));
+        tasks.spawn(follow::run(parts, first, shutdown.clone()));
         App { address, context, shutdown, tasks }
     }
 

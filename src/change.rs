@@ -17,6 +17,23 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// A page of the log, and the header that begins each; a segment's first page has a longer one.
+const PAGE: u64 = 8192;
+const PAGE_HEADER: u64 = 24;
+const SEGMENT_HEADER: u64 = 40;
+
+impl Lsn {
+    /// An insert position inside a page's header counts as the page's start: nothing can end there, and the stream
+    /// names the end of the record before (`XLogBytePosToRecPtr` and `XLogBytePosToEndRecPtr` in xlog.c).
+    #[must_use]
+    pub fn floor_to_record_end(self, segment_bytes: u64) -> Self {
+        let within = self.0 % PAGE;
+        let start = self.0 - within;
+        let first = segment_bytes != 0 && start.is_multiple_of(segment_bytes);
+        if within <= if first { SEGMENT_HEADER } else { PAGE_HEADER } { Self(start) } else { self }
+    }
+}
+
 /// A text that is not a position of the form `0/16B3748`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a log position like 0/16B3748")]
@@ -314,6 +331,20 @@ mod tests {
         assert_eq!(SourceTime(0).to_string(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(SourceTime(951_782_400_000_001).to_string(), "2000-02-29T00:00:00.000001Z");
         assert_eq!(SourceTime(1_795_367_311_123_456).to_string(), "2026-11-22T17:08:31.123456Z");
+    }
+
+    #[test]
+    fn header_positions_count_as_the_page_start() {
+        let segment = 16 << 20;
+        for (insert, want) in [
+            (segment + 40, segment),
+            (segment + 8192 + 24, segment + 8192),
+            (segment + 8192 + 40, segment + 8192 + 40),
+            (segment + 8192 + 48, segment + 8192 + 48),
+            (segment + 8192, segment + 8192),
+        ] {
+            assert_eq!(Lsn(insert).floor_to_record_end(segment), Lsn(want), "{insert}");
+        }
     }
 
     #[test]

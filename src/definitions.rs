@@ -4,7 +4,7 @@
 //! anew; definitions found as they were analysed carry the certificate on.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,13 +12,21 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    change::Lsn,
+    change::{Lsn, Position, TableId},
+    depend::Index,
+    load,
     observe::{Event, Observer},
-    postgres::{Error as SourceError, Housekeeping, catalogue::Objects, describe_chain},
-    product::Catalog,
+    postgres::{
+        Error as SourceError, Housekeeping, catalogue::Objects, describe_chain,
+        publication::Publication,
+    },
+    product::{Catalog, Product},
     progress::{Certificate, Progress},
-    recompute,
-    store::{Store, state},
+    recompute::{self, Marks},
+    store::{
+        Store,
+        state::{self, Matched},
+    },
 };
 
 /// While nobody waits.
@@ -38,6 +46,12 @@ pub struct Definitions {
     pub recompute: recompute::Handle,
     /// Where marks lie.
     pub store: Arc<dyn Store>,
+    /// What each product is matched as.
+    pub matched: BTreeMap<String, Matched>,
+    /// The tables of each product come from here.
+    pub index: watch::Receiver<Arc<Index>>,
+    /// Of the publication.
+    pub publication: String,
     /// Where the certificate is published.
     pub progress: watch::Sender<Progress>,
     /// Where events go.
@@ -54,6 +68,10 @@ enum Error {
 
 /// What a product stands on, as it was last seen.
 struct Known {
+    /// What is listed of it while it is matched.
+    matched: Matched,
+    /// The tables that must be published for it.
+    tables: BTreeSet<TableId>,
     objects: Objects,
     definitions: String,
     catalogue: String,
@@ -89,63 +107,93 @@ impl Definitions {
     }
 
     fn known(&self) -> BTreeMap<String, Known> {
-        let catalog = Arc::clone(&self.catalog.borrow());
-        let follows = catalog.ready().filter(|product| product.draft.policy.change);
-        follows
-            .map(|product| {
-                let description = &product.description;
-                let known = Known {
-                    objects: Objects::of(description),
-                    definitions: description.definitions.clone(),
-                    catalogue: description.catalogue.clone(),
-                };
-                (product.name().to_owned(), known)
-            })
-            .collect()
+        let (catalog, index) =
+            (Arc::clone(&self.catalog.borrow()), Arc::clone(&self.index.borrow()));
+        let known = |product: &Arc<Product>| {
+            let description = &product.description;
+            let known = Known {
+                matched: self.matched.get(product.name())?.clone(),
+                tables: load::tables_of(&index, product.name()),
+                objects: Objects::of(description),
+                definitions: description.definitions.clone(),
+                catalogue: description.catalogue.clone(),
+            };
+            Some((product.name().to_owned(), known))
+        };
+        catalog.ready().filter_map(known).collect()
     }
 
     /// One look. Its certificate is that of a barrier answered before the question was sent (R14).
     async fn look(&mut self, known: &mut BTreeMap<String, Known>) -> Result<(), Error> {
+        let epoch = self.progress.borrow().epoch;
         let barrier = self.source.barrier().await?;
         let mut all = Objects::default();
         known.values().for_each(|known| all.extend(&known.objects));
+        let published = self.source.publication(&self.publication).await?;
+        let published = published.as_ref().map(Publication::complete).unwrap_or_default();
         let found = self.source.catalogue(&all).await?;
-        let mut changed = BTreeMap::new();
+        if self.progress.borrow().epoch != epoch {
+            // What was seen may be another history's.
+            return Ok(());
+        }
+        let mut marks = Marks::default();
         for (product, known) in known.iter_mut() {
-            if found.fingerprint(&known.objects) == known.catalogue {
+            let analysed = found.definitions(&known.objects) == known.definitions;
+            let catalogue = found.fingerprint(&known.objects);
+            let followed = known.tables.is_subset(&published);
+            if catalogue == known.catalogue && followed {
                 continue;
             }
             // One past what this look could see: the commit that made the change ends at or below it.
-            changed.insert(product.clone(), Lsn(found.insert.0 + 1));
-            if found.definitions(&known.objects) != known.definitions {
+            let at = Lsn(found.insert.0 + 1);
+            marks.products.extend(self.mark(product, at).await?);
+            if analysed && followed {
+                known.matched.catalogue.clone_from(&catalogue);
+                self.list(product, &known.matched).await?;
+            } else {
                 self.leave(product).await?;
+                self.source.withdraw(&self.publication, &known.tables).await?;
+                // Said once: from here on only another change of it is news.
+                known.definitions = found.definitions(&known.objects);
+                known.tables = &known.tables & &published;
             }
+            known.catalogue = catalogue;
+            self.observer.note(Event::DefinitionChanged { product: product.clone() });
         }
-        if !changed.is_empty() {
-            let marks = self.recompute.mark(&HashMap::new(), &changed);
-            let cells: Vec<_> =
-                marks.products.iter().map(|(product, at)| state::mark(product, *at)).collect();
-            self.store.save(&cells).await?;
-            for product in changed.keys() {
-                self.observer.note(Event::DefinitionChanged { product: product.clone() });
-                if let Some(known) = known.get_mut(product) {
-                    known.definitions = found.definitions(&known.objects);
-                    known.catalogue = found.fingerprint(&known.objects);
-                }
-            }
+        if !marks.is_empty() {
+            self.recompute.wake_later(marks);
             self.source.nudge().await?;
-            self.recompute.wake(&marks);
         }
         let certificate =
             Certificate { lsn: barrier.insert, time: barrier.time, sent: barrier.sent };
-        self.progress.send_modify(|progress| progress.definitions = Some(certificate));
+        self.progress.send_modify(|progress| {
+            if progress.epoch == epoch {
+                progress.definitions = Some(certificate);
+            }
+        });
         Ok(())
     }
 
-    /// The product is not what was analysed: it leaves the list of those matched, durably, and is answered
-    /// uncached until it is analysed anew.
+    async fn mark(&self, product: &str, at: Lsn) -> Result<Option<(String, Position)>, Error> {
+        let Some(at) = self.recompute.ledger().mark_product(product, at) else { return Ok(None) };
+        self.store.save(&[state::mark(product, at)]).await?;
+        Ok(Some((product.to_owned(), at)))
+    }
+
+    /// What is seen now is what a restart compares with; one that has not joined is listed when it has.
+    async fn list(&self, product: &str, matched: &Matched) -> Result<(), Error> {
+        if !self.recompute.ledger().is_cached(product, Lsn(u64::MAX - 1)) {
+            return Ok(());
+        }
+        let stamp = self.recompute.state_stamp();
+        self.store.save(&[state::matched(product, Some(matched.clone()), stamp)]).await?;
+        Ok(())
+    }
+
+    /// The product is not what was analysed, or not followed: it leaves the list of those matched, durably, and is
+    /// answered uncached until it is analysed anew.
     async fn leave(&self, product: &str) -> Result<(), Error> {
-        self.recompute.ledger().joins(product, Lsn(u64::MAX));
+        self.recompute.ledger().leave(product);
         self.store.save(&[state::matched(product, None, self.recompute.state_stamp())]).await?;
         Ok(())
     }

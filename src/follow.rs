@@ -1,7 +1,7 @@
 //! The stream, epoch after epoch: runs the pipeline, and begins anew where the source's history broke (R10).
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +17,9 @@ use crate::{
         stream::{self, Replication},
     },
     change::Lsn,
+    entry::Stamp,
     join::{self, Joiner, Joining},
+    key::Key,
     load,
     observe::Event,
     pipeline::{self, Pipeline},
@@ -43,36 +45,55 @@ enum Ended {
     Stopped,
 }
 
+/// Where the first stream goes on, as the start found it.
+pub(crate) struct First {
+    pub(crate) resumed: Resumed,
+    pub(crate) joiners: Vec<Joiner>,
+    /// Entries that are not firm.
+    pub(crate) doubts: Vec<(Key, Stamp)>,
+}
+
 /// Follows the source until the process ends.
 ///
 /// # Errors
 /// What makes it impossible, before the stream was ever open.
 pub(crate) async fn run(
     parts: Arc<Parts>,
-    mut resumed: Resumed,
-    mut joiners: Vec<Joiner>,
+    first: First,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let mut epochs: VecDeque<Instant> = VecDeque::new();
+    let First { mut resumed, mut joiners, mut doubts } = first;
+    let mut again = Again { parts: Arc::clone(&parts), epochs: VecDeque::new(), verdict: None };
     loop {
-        let ended = once(&parts, &resumed, joiners, &shutdown).await;
+        let inbox = Arc::new(Inbox::new(resumed.position.lsn, &resumed.early, doubts));
+        let ended = once(&parts, &resumed, joiners, &inbox, &shutdown).await;
         let opened = parts.progress.borrow().connection > 0;
-        parts.progress.send_modify(|progress| progress.streaming = false);
         match ended {
-            Ended::Guard(Verdict::OverLimit { retained_bytes }) => {
-                give_up_slot(&parts, retained_bytes).await;
-            }
-            Ended::Guard(Verdict::Lost) | Ended::Stream(capture::Error::SlotLost { .. }) => {}
             Ended::Stopped => return Ok(()),
+            Ended::Guard(Verdict::OverLimit { retained_bytes }) => {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = give_up_slot(&parts, retained_bytes) => {}
+                }
+                again.verdict = Some("the slot held too much log and was given up".to_owned());
+            }
+            Ended::Guard(Verdict::Lost) => again.verdict = Some("the slot was lost".to_owned()),
+            Ended::Stream(error @ capture::Error::SlotLost { .. }) => {
+                again.verdict = Some(describe_chain(&error));
+            }
             Ended::Stream(error) if !opened => return Err(failure(error)),
             Ended::Stream(error) => {
                 parts.observer.part("stream", Some(describe_chain(&error)));
                 tokio::time::sleep(RETRY_EVERY).await;
             }
         }
+        // What statements saw beyond the last stream is not firm, and results in flight are void (R10).
+        let received = inbox.pending().received();
+        doubts = inbox.undecided();
+        doubts.extend(parts.recompute.ledger().disconnected(received));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            next = again(&parts, &mut epochs) => (resumed, joiners) = next,
+            next = again.next() => (resumed, joiners) = next,
         }
     }
 }
@@ -90,6 +111,7 @@ async fn once(
     parts: &Arc<Parts>,
     resumed: &Resumed,
     joiners: Vec<Joiner>,
+    inbox: &Arc<Inbox>,
     shutdown: &CancellationToken,
 ) -> Ended {
     let history = resumed.facts.history.clone();
@@ -103,7 +125,7 @@ async fn once(
         Err(error) => return Ended::Stream(error),
     };
     let control = stream.control();
-    let inbox = Arc::new(Inbox::new(resumed.position.lsn, &resumed.early));
+
     let segment_bytes = u64::try_from(resumed.facts.wal_segment_size).unwrap_or(0);
     let step = advance::Parts {
         source: Housekeeping::new(Arc::clone(&parts.source)),
@@ -115,10 +137,10 @@ async fn once(
         resume: resumed.position.lsn,
         segment_bytes,
     };
-    let step = Step::new(step, &inbox);
+    let step = Step::new(step, inbox);
     let pipeline = Pipeline {
         index: parts.index.subscribe(),
-        inbox,
+        inbox: Arc::clone(inbox),
         recompute: parts.recompute.clone(),
         progress: parts.progress.clone(),
         observer: parts.observer.clone(),
@@ -169,77 +191,108 @@ async fn give_up_slot(parts: &Parts, retained_bytes: u64) {
     }
 }
 
-/// Where to go on after the stream ended, once source and store can both be asked.
-async fn again(parts: &Arc<Parts>, epochs: &mut VecDeque<Instant>) -> (Resumed, Vec<Joiner>) {
-    loop {
-        match resume_again(parts, epochs).await {
-            Ok(resumed) => {
-                parts.observer.part("stream", None);
-                return resumed;
+/// Where to go on after a stream has ended.
+struct Again {
+    parts: Arc<Parts>,
+    /// When new epochs began, of late.
+    epochs: VecDeque<Instant>,
+    /// Why the history does not go on: known until a new epoch is durable, whatever the source shows meanwhile.
+    verdict: Option<String>,
+}
+
+impl Again {
+    /// Returns once source and store could both be asked.
+    async fn next(&mut self) -> (Resumed, Vec<Joiner>) {
+        loop {
+            match self.attempt().await {
+                Ok(resumed) => {
+                    self.parts.observer.part("stream", None);
+                    return resumed;
+                }
+                Err(failure) => self.parts.observer.part("stream", Some(failure.to_string())),
             }
-            Err(failure) => parts.observer.part("stream", Some(failure.to_string())),
+            tokio::time::sleep(RETRY_EVERY).await;
         }
-        tokio::time::sleep(RETRY_EVERY).await;
+    }
+
+    async fn attempt(&mut self) -> Result<(Resumed, Vec<Joiner>), Failure> {
+        while self.epochs.front().is_some_and(|at| at.elapsed() > HOUR) {
+            self.epochs.pop_front();
+        }
+        if self.epochs.len() >= EPOCHS_AN_HOUR {
+            return Err(Failure::new(
+                "the source's history broke three times within an hour",
+                "see the log for why; kck tries again when the hour is over",
+            ));
+        }
+        let parts = &self.parts;
+        let client = parts.source.connect_to_any("describe", &[]).await?;
+        let index = Arc::clone(&parts.index.borrow());
+        let wanted = index.tables().collect();
+        let resuming = Resuming {
+            client: &client,
+            store: &parts.store,
+            names: &parts.names,
+            observer: &parts.observer,
+        };
+        let stamp = || parts.recompute.state_stamp();
+        let resumed = resuming.resume(&wanted, self.verdict.as_deref(), stamp).await?;
+        if resumed.new_epoch {
+            self.epochs.push_back(Instant::now());
+            self.verdict = None;
+            begin_epoch(parts, &resumed);
+        }
+        let joiners = joiners_again(parts, &resumed).await?;
+        Ok((resumed, joiners))
     }
 }
 
-async fn resume_again(
-    parts: &Arc<Parts>,
-    epochs: &mut VecDeque<Instant>,
-) -> Result<(Resumed, Vec<Joiner>), Failure> {
-    while epochs.front().is_some_and(|at| at.elapsed() > HOUR) {
-        epochs.pop_front();
+/// The new epoch shows everywhere before it is told, and before anything else may fail: every product is uncached
+/// until it has joined again.
+fn begin_epoch(parts: &Parts, resumed: &Resumed) {
+    parts.source.expect(resumed.facts.history.clone());
+    {
+        let mut ledger = parts.recompute.ledger();
+        ledger.begin_epoch(resumed.position.epoch);
+        for product in parts.catalog.borrow().ready().filter(|product| product.draft.policy.change)
+        {
+            ledger.joins(product.name(), Lsn(u64::MAX));
+        }
     }
-    if epochs.len() >= EPOCHS_AN_HOUR {
-        return Err(Failure::new(
-            "the source's history broke three times within an hour",
-            "see the log for why; kck tries again when the hour is over",
-        ));
-    }
-    let client = parts.source.connect_to_any("describe", &[]).await?;
-    let index = Arc::clone(&parts.index.borrow());
-    let wanted = index.tables().collect();
-    let stamp = || parts.recompute.state_stamp();
-    let resuming = Resuming {
-        client: &client,
-        store: &parts.store,
-        names: &parts.names,
-        observer: &parts.observer,
-    };
-    let resumed = resuming.resume(&wanted, stamp).await?;
-    if resumed.new_epoch {
-        epochs.push_back(Instant::now());
-        parts.source.expect(resumed.facts.history.clone());
-        parts.recompute.ledger().begin_epoch(resumed.position.epoch);
-        parts.progress.send_modify(|progress| {
-            *progress = Progress {
-                epoch: resumed.position.epoch,
-                visible: resumed.position.lsn,
-                connection: progress.connection,
-                ..Progress::default()
-            };
-        });
-    }
-    let joiners = joiners_again(parts, &resumed).await?;
-    Ok((resumed, joiners))
+    parts.progress.send_modify(|progress| {
+        *progress = Progress {
+            epoch: resumed.position.epoch,
+            visible: resumed.position.lsn,
+            connection: progress.connection,
+            segment_bytes: progress.segment_bytes,
+            ..Progress::default()
+        };
+    });
+    let why = resumed.began.clone().unwrap_or_default();
+    parts.observer.note(Event::EpochBegan { epoch: resumed.position.epoch, why });
 }
 
-/// In a new epoch every product joins again, as it is; otherwise those of which a table was published anew.
+/// In a new epoch every product joins again, as it is; otherwise those that had not joined yet, and those of which a
+/// table was published anew. What left stays away.
 async fn joiners_again(parts: &Arc<Parts>, resumed: &Resumed) -> Result<Vec<Joiner>, Failure> {
     let (catalog, index) = (Arc::clone(&parts.catalog.borrow()), Arc::clone(&parts.index.borrow()));
     let mut joiners = Vec::new();
     for product in catalog.ready().filter(|product| product.draft.policy.change) {
         let tables = load::tables_of(&index, product.name());
         let published = tables.iter().any(|table| resumed.published.contains(table));
-        let waits = !parts.recompute.ledger().is_cached(product.name(), Lsn(u64::MAX - 1));
-        if !(resumed.new_epoch || published || waits) {
-            continue;
+        let Some(matched) = parts.matched.get(product.name()).cloned() else { continue };
+        let joins = {
+            let mut ledger = parts.recompute.ledger();
+            let waits = !ledger.is_cached(product.name(), Lsn(u64::MAX - 1));
+            (resumed.new_epoch || published || waits) && ledger.joins(product.name(), Lsn(u64::MAX))
+        };
+        if joins {
+            joiners.push(Joiner { product: product.name().to_owned(), matched, tables, published });
         }
-        let Some(matched) = parts.matched.get(product.name()).copied() else { continue };
-        parts.recompute.ledger().joins(product.name(), Lsn(u64::MAX));
-        let stamp = parts.recompute.state_stamp();
-        parts.store.save(&[state::matched(product.name(), None, stamp)]).await?;
-        joiners.push(Joiner { product: product.name().to_owned(), matched, tables, published });
     }
+    let stamp = || parts.recompute.state_stamp();
+    let leave = |joiner: &Joiner| state::matched(&joiner.product, None, stamp());
+    parts.store.save(&joiners.iter().map(leave).collect::<Vec<_>>()).await?;
+    parts.store.save(&[state::publishing(&BTreeSet::new(), stamp())]).await?;
     Ok(joiners)
 }

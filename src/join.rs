@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use crate::{
     capture::Control,
     change::{Position, TableId},
-    depend::settle::floor_to_record_end,
     observe::{Event, Observer},
     postgres::{
         Error as SourceError, Housekeeping, describe_chain,
@@ -118,7 +117,7 @@ impl Joining {
             self.reopen().await?;
         }
         let barrier = self.source.barrier().await?;
-        let until = floor_to_record_end(barrier.insert, self.segment_bytes);
+        let until = barrier.insert.floor_to_record_end(self.segment_bytes);
         for joiner in &ready {
             self.join(joiner, until).await?;
         }
@@ -128,8 +127,14 @@ impl Joining {
         Ok(())
     }
 
-    /// What the walsender keeps of the publication is as old as its connection.
+    /// What the walsender keeps of the publication is as old as its connection. The first opening that is told may be
+    /// one that was under way before this was asked for: the second is surely later.
     async fn reopen(&mut self) -> Result<(), Error> {
+        self.reopen_once().await?;
+        self.reopen_once().await
+    }
+
+    async fn reopen_once(&mut self) -> Result<(), Error> {
         let before = self.progress.borrow_and_update().connection;
         self.control.reopen();
         self.progress
@@ -143,15 +148,21 @@ impl Joining {
         let epoch = self.progress.borrow().epoch;
         let position = Position { epoch, lsn: until };
         let stamp = self.recompute.state_stamp();
-        let cells = [
-            state::mark(&joiner.product, position),
-            state::matched(&joiner.product, Some(joiner.matched), stamp),
-        ];
-        self.store.save(&cells).await?;
-        let mut ledger = self.recompute.ledger();
-        ledger.mark_product(&joiner.product, until);
-        ledger.joins(&joiner.product, until);
-        drop(ledger);
+        // The mark first: listed without it, a restart would go on as if nothing had been missed.
+        self.store.save(&[state::mark(&joiner.product, position)]).await?;
+        let matched = Some(joiner.matched.clone());
+        self.store.save(&[state::matched(&joiner.product, matched, stamp)]).await?;
+        let joined = {
+            let mut ledger = self.recompute.ledger();
+            ledger.mark_product(&joiner.product, until);
+            ledger.joins(&joiner.product, until)
+        };
+        if !joined {
+            // Its definitions changed meanwhile: it stays off the list.
+            let stamp = self.recompute.state_stamp();
+            self.store.save(&[state::matched(&joiner.product, None, stamp)]).await?;
+            return Ok(());
+        }
         self.observer.note(Event::ProductJoined { product: joiner.product.clone(), until });
         Ok(())
     }

@@ -6,13 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use tokio_postgres::Client;
-
 use crate::{
     change::TableId,
     depend::{self, Index},
     entry::Fingerprint,
-    postgres::{self, describe, publication::Unusable},
+    postgres::{self, Client, describe, publication::Unusable},
     product::{Catalog, Draft, Fault, Product, Slot, build, file},
 };
 

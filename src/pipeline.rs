@@ -63,7 +63,9 @@ async fn receive(
         match stream.next().await? {
             Delivered::Opened { at, pid } => {
                 // What statements saw beyond this is not known to have survived (R10).
-                recompute.ledger().disconnected(inbox.pending().received());
+                let received = inbox.pending().received();
+                let doubts = recompute.ledger().disconnected(received);
+                inbox.doubt(doubts);
                 inbox.opened(at, pid);
                 progress.send_modify(|progress| progress.connection += 1);
             }

@@ -20,6 +20,8 @@ pub struct Certificate {
 pub struct Progress {
     /// The source's history that positions belong to.
     pub epoch: Epoch,
+    /// The source's `wal_segment_size`.
+    pub segment_bytes: u64,
     /// The newest position the stream has delivered.
     pub received: Lsn,
     /// V: every commit up to here is matched, durably marked and visible.
@@ -36,8 +38,6 @@ pub struct Progress {
     pub clock: Option<(SourceTime, Instant)>,
     /// Counts the openings of the replication connection.
     pub connection: u64,
-    /// The stream is connected.
-    pub streaming: bool,
 }
 
 impl Progress {

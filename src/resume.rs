@@ -6,13 +6,11 @@ use std::{
     time::Duration,
 };
 
-use tokio_postgres::Client;
-
 use crate::{
     change::{Epoch, Lsn, Position, TableId, Xid},
     entry::Fingerprint,
     observe::{Event, Observer},
-    postgres::{Error as SourceError, publication, slot},
+    postgres::{Client, Error as SourceError, publication, slot},
     store::{
         self, StateCell, Store,
         state::{self, Matched, Origin, State},
@@ -59,7 +57,9 @@ pub struct Resumed {
     pub early: Vec<(Xid, Lsn)>,
     /// The epoch is new: every product joins.
     pub new_epoch: bool,
-    /// Tables that were published just now (R11).
+    /// Why the last epoch ended, where there was one; for whoever tells it, once it shows.
+    pub began: Option<String>,
+    /// Tables that were published just now, or by a start that did not get further (R11).
     pub published: BTreeSet<TableId>,
     /// Tables that must not be published.
     pub unusable: Vec<publication::Unusable>,
@@ -100,64 +100,109 @@ pub struct Resuming<'a> {
 
 impl Resuming<'_> {
     /// Makes publication and slot fit, decides whether the source's history goes on where the record left it, and
-    /// makes a new epoch durable before a slot is dropped or made.
+    /// makes a new epoch durable before a slot is dropped or made. `verdict` is why it is known not to go on.
     ///
     /// # Errors
     /// What the source or the store said; whatever was done before holds and is found by the next try.
     pub async fn resume(
         &self,
         wanted: &BTreeSet<TableId>,
+        verdict: Option<&str>,
         stamp: impl Fn() -> u64,
     ) -> Result<Resumed, Error> {
-        let Self { client, store, names, observer } = *self;
+        let Self { client, store, names, .. } = *self;
         let facts = slot::facts(client).await?;
         facts.check()?;
-        // The publication first: a slot looks it up as of each change's own position.
-        let ensured = publication::ensure_publication(client, &names.publication, wanted).await?;
-        let state = State::decode(&store.load().await?)?;
+        // Before the record: a position that is acknowledged meanwhile was recorded before.
         let slot = slot::slot(client, &names.slot).await?;
         if slot.as_ref().is_some_and(|slot| !slot.ours) {
             return Err(Error::ForeignSlot(names.slot.clone()));
         }
+        let state = State::decode(&store.load().await?)?;
+        // The publication before a slot: a slot looks it up as of each change's own position.
+        let (published, unusable) = self.publish(wanted, &state, &stamp).await?;
         let origin = Origin {
             system_identifier: facts.history.system_identifier.clone(),
             timeline: i64::from(facts.history.timeline),
             slot: names.slot.clone(),
             database: facts.database.clone(),
         };
-        let resumed = |position, early, new_epoch| Resumed {
+        let found = broken(&state, &origin, slot.as_ref(), facts.insert_lsn);
+        let Some(why) = verdict.or(found) else {
+            let (position, early) = (state.recorded, state.early);
+            let began = None;
+            return Ok(Resumed {
+                position,
+                early,
+                new_epoch: false,
+                began,
+                published,
+                unusable,
+                facts,
+            });
+        };
+        let position = self.begin_epoch(&state, &origin, slot.is_some(), &facts, &stamp).await?;
+        let began = (state.epoch.0 > 0).then(|| why.to_owned());
+        Ok(Resumed {
             position,
-            early,
-            new_epoch,
-            published: ensured.added.clone(),
-            unusable: ensured.unusable.clone(),
-            facts: facts.clone(),
-        };
-        let Some(why) = broken(&state, &origin, slot.as_ref(), facts.insert_lsn) else {
-            return Ok(resumed(state.recorded, state.early, false));
-        };
-        if state.epoch.0 >= EPOCH_MOST {
+            early: Vec::new(),
+            new_epoch: true,
+            began,
+            published,
+            unusable,
+            facts,
+        })
+    }
+
+    /// Makes the publication name the wanted tables. Which were added stays on record until their readers have left
+    /// the list: whoever is stopped in between must find it (R11).
+    async fn publish(
+        &self,
+        wanted: &BTreeSet<TableId>,
+        state: &State,
+        stamp: &impl Fn() -> u64,
+    ) -> Result<(BTreeSet<TableId>, Vec<publication::Unusable>), Error> {
+        let Self { client, store, names, .. } = *self;
+        let existing = publication::publication(client, &names.publication).await?;
+        let complete = existing.map(|existing| existing.complete()).unwrap_or_default();
+        let mut publishing = wanted - &complete;
+        publishing.extend(&state.publishing);
+        if publishing != state.publishing {
+            store.save(&[state::publishing(&publishing, stamp())]).await?;
+        }
+        let ensured = publication::ensure_publication(client, &names.publication, wanted).await?;
+        publishing.extend(ensured.added);
+        Ok((publishing, ensured.unusable))
+    }
+
+    /// The epoch is durable before the slot goes, and its origin last: without that the next try begins anew. One
+    /// that was begun and had no slot yet is gone on with, since nothing was computed in it.
+    async fn begin_epoch(
+        &self,
+        state: &State,
+        origin: &Origin,
+        has_slot: bool,
+        facts: &slot::Facts,
+        stamp: &impl Fn() -> u64,
+    ) -> Result<Position, Error> {
+        let Self { client, store, names, .. } = *self;
+        let unused = state.recorded == Position { epoch: state.epoch, lsn: Lsn(0) };
+        if state.epoch.0 >= EPOCH_MOST && !unused {
             return Err(Error::Epochs);
         }
-        let epoch = Epoch(state.epoch.0 + 1);
+        let epoch =
+            if unused && state.epoch.0 > 0 { state.epoch } else { Epoch(state.epoch.0 + 1) };
+        store.save(&[state::epoch(epoch, stamp())]).await?;
         let nothing = Position { epoch, lsn: Lsn(0) };
-        let begun = [
-            state::epoch(epoch, stamp()),
-            state::origin(&origin, stamp()),
-            state::recorded(nothing, stamp()),
-            state::early_cell(&[], stamp()),
-        ];
-        store.save(&begun).await?;
-        if slot.is_some() {
+        store.save(&[state::recorded(nothing, stamp()), state::early_cell(&[], stamp())]).await?;
+        if has_slot {
             slot::drop_slot(client, &names.slot).await?;
         }
         let created = slot::create_slot(client, &names.slot, facts.version_num).await?;
         let position = Position { epoch, lsn: created };
         store.save(&[state::recorded(position, stamp())]).await?;
-        if state.epoch.0 > 0 {
-            observer.note(Event::EpochBegan { epoch, why: why.to_owned() });
-        }
-        Ok(resumed(position, Vec::new(), true))
+        store.save(&[state::origin(origin, stamp())]).await?;
+        Ok(position)
     }
 }
 
@@ -169,6 +214,9 @@ fn broken(
     insert: Option<Lsn>,
 ) -> Option<&'static str> {
     let Some(recorded_origin) = &state.origin else { return Some("the store is new") };
+    if state.recorded.epoch != state.epoch || state.recorded.lsn == Lsn(0) {
+        return Some("an epoch was not begun completely");
+    }
     if recorded_origin.system_identifier != origin.system_identifier {
         return Some("the source is another server");
     }
@@ -203,24 +251,27 @@ pub struct Joins {
     pub cells: Vec<StateCell>,
 }
 
-/// Compares the products to be matched, by name and definition, with the list in the state table. `anew` are
+/// Compares the products to be matched, by name, definition and catalogue, with the list in the state table. `anew` are
 /// those that join whatever the list says: their tables were published just now, or the epoch is new.
 pub fn joins(
     listed: &BTreeMap<String, Matched>,
-    wanted: &BTreeMap<String, Fingerprint>,
+    wanted: &BTreeMap<String, (Fingerprint, String)>,
     anew: impl Fn(&str) -> bool,
     stamp: impl Fn() -> u64,
 ) -> Joins {
     let mut joins = Joins::default();
-    for (name, definition) in wanted {
-        let goes_on =
-            listed.get(name).filter(|listed| listed.definition == *definition && !anew(name));
+    for (name, (definition, catalogue)) in wanted {
+        let same = |listed: &&Matched| {
+            listed.definition == *definition && listed.catalogue == *catalogue && !anew(name)
+        };
+        let goes_on = listed.get(name).filter(same);
         if goes_on.is_none() {
             joins.cells.push(state::matched(name, None, stamp()));
             joins.joining.insert(name.clone());
         }
         let generation = goes_on.map_or_else(&stamp, |listed| listed.generation);
-        joins.matched.insert(name.clone(), Matched { definition: *definition, generation });
+        let (definition, catalogue) = (*definition, catalogue.clone());
+        joins.matched.insert(name.clone(), Matched { definition, generation, catalogue });
     }
     for name in listed.keys().filter(|name| !wanted.contains_key(*name)) {
         joins.cells.push(state::matched(name, None, stamp()));
@@ -298,6 +349,8 @@ mod tests {
             Some("the source is behind what it had delivered")
         );
         assert_eq!(broken(&State::default(), &origin(), None, insert), Some("the store is new"));
+        let half_begun = State { epoch: Epoch(2), ..state() };
+        assert!(broken(&half_begun, &origin(), Some(&slot(100, "reserved")), insert).is_some());
     }
 
     #[test]
@@ -308,22 +361,29 @@ mod tests {
             stamps.set(stamps.get() + 1);
             stamps.get()
         };
+        let matched = |definition, generation, catalogue: &str| Matched {
+            definition,
+            generation,
+            catalogue: catalogue.to_owned(),
+        };
         let listed = BTreeMap::from([
-            ("stays".to_owned(), Matched { definition, generation: 5 }),
-            ("edited".to_owned(), Matched { definition: Fingerprint([2; 16]), generation: 6 }),
-            ("gone".to_owned(), Matched { definition, generation: 7 }),
-            ("published".to_owned(), Matched { definition, generation: 8 }),
+            ("stays".to_owned(), matched(definition, 5, "c")),
+            ("edited".to_owned(), matched(Fingerprint([2; 16]), 6, "c")),
+            ("gone".to_owned(), matched(definition, 7, "c")),
+            ("published".to_owned(), matched(definition, 8, "c")),
+            ("silently".to_owned(), matched(definition, 9, "before")),
         ]);
-        let wanted = ["stays", "edited", "new", "published"]
-            .map(|name| (name.to_owned(), definition))
+        let wanted = ["stays", "edited", "new", "published", "silently"]
+            .map(|name| (name.to_owned(), (definition, "c".to_owned())))
             .into();
         let joins = joins(&listed, &wanted, |name| name == "published", stamp);
         assert_eq!(joins.matched["stays"].generation, 5);
         let joining: Vec<&str> = joins.joining.iter().map(String::as_str).collect();
-        assert_eq!(joining, ["edited", "new", "published"]);
+        assert_eq!(joining, ["edited", "new", "published", "silently"]);
         assert!(joining.iter().all(|name| joins.matched[*name].generation > 10));
         let left: Vec<&str> = joins.cells.iter().map(|cell| cell.name.as_str()).collect();
-        assert_eq!(left, ["matched/edited", "matched/new", "matched/published", "matched/gone"]);
+        let names = ["edited", "new", "published", "silently", "gone"];
+        assert_eq!(left, names.map(|name| format!("matched/{name}")));
         assert!(joins.cells.iter().all(|cell| cell.value.is_none()));
     }
 }

@@ -95,6 +95,18 @@ impl Touched {
         self.products.is_empty()
     }
 
+    /// How many keys are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.keys
+    }
+
+    /// Every product that is touched counts as touched whole: little is left to hold.
+    pub fn collapse(&mut self) {
+        self.products.values_mut().for_each(|touch| *touch = Touch::Whole);
+        self.keys = 0;
+    }
+
     /// Adds what others touch.
     pub fn merge(&mut self, other: Self) {
         self.tables.extend(other.tables);

@@ -46,6 +46,8 @@ pub struct Pending {
     released: Lsn,
     /// A position up to which everything was delivered when nothing waited.
     idle: Lsn,
+    /// Keys held by all that waits; what is marked early holds none.
+    held: usize,
     /// Distinct keys one transaction may touch before its products count as touched whole.
     limit: usize,
 }
@@ -66,6 +68,7 @@ impl Pending {
             waiting: early.into_iter().map(folded).collect(),
             received: resume,
             idle: Lsn(0),
+            held: 0,
             limit,
         }
     }
@@ -78,6 +81,7 @@ impl Pending {
         self.current = Touched::new(self.limit);
         self.inside = false;
         self.waiting.retain(|folded| folded.early);
+        self.held = 0;
         self.received = at;
     }
 
@@ -87,8 +91,9 @@ impl Pending {
         index.fold(change, &mut self.current);
     }
 
-    /// The transaction under way has ended. One that comes again after it was acknowledged is left out.
-    pub fn commit(&mut self, transaction: &Transaction) {
+    /// The transaction under way has ended. One that comes again after it was released or marked early is left
+    /// out; whether it is such a one comes back, since it may be acknowledged then.
+    pub fn commit(&mut self, transaction: &Transaction) -> bool {
         self.released = self.settled();
         let touched = std::mem::replace(&mut self.current, Touched::new(self.limit));
         self.inside = false;
@@ -97,8 +102,10 @@ impl Pending {
         let known = self.waiting.back().is_some_and(|last| transaction.end <= last.end);
         if transaction.end > self.released && !known {
             let Transaction { xid, end, .. } = *transaction;
+            self.held += touched.held();
             self.waiting.push_back(Folded { xid, end, touched, early: false });
         }
+        known
     }
 
     /// Outside a transaction everything up to here was delivered.
@@ -113,6 +120,12 @@ impl Pending {
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How many keys what waits holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether nothing waits.
@@ -134,6 +147,7 @@ impl Pending {
             && snapshot.sees(first.xid)
         {
             let Some(Folded { end, touched, .. }) = self.waiting.pop_front() else { break };
+            self.held -= touched.held();
             group.transactions += 1;
             group.end = end;
             self.released = self.released.max(end);
@@ -170,10 +184,13 @@ impl Pending {
         early
     }
 
-    /// The products of everything up to `end` are marked as a whole, durably, and so is the list of them.
+    /// The products of everything up to `end` are marked as a whole, durably, and so is the list of them: more of
+    /// them need not be held.
     pub fn marked_early(&mut self, end: Lsn) {
-        for folded in &mut self.waiting {
-            folded.early |= folded.end <= end;
+        for folded in self.waiting.iter_mut().filter(|folded| folded.end <= end) {
+            folded.early = true;
+            self.held -= folded.touched.held();
+            folded.touched.collapse();
         }
     }
 
@@ -247,8 +264,8 @@ mod tests {
         pending.commit(&transaction(6, 30));
         pending.opened(Lsn(20));
         assert_eq!(pending.early(), [(Xid(5), Lsn(20))]);
-        pending.commit(&transaction(5, 20));
-        pending.commit(&transaction(6, 30));
+        assert!(pending.commit(&transaction(5, 20)), "it may be acknowledged");
+        assert!(!pending.commit(&transaction(6, 30)));
         assert_eq!(pending.len(), 2, "what was kept is not taken twice");
         assert_eq!(pending.release(&sees(&[5, 6])).transactions, 2);
     }

@@ -10,11 +10,6 @@ use crate::{change::Lsn, progress::Certificate};
 /// Barriers that F has not reached yet; past it every second one is let go, which only delays.
 const BARRIERS_KEPT: usize = 64;
 
-/// A page of the log, and the header that begins each; a segment's first page has a longer one.
-const PAGE: u64 = 8192;
-const PAGE_HEADER: u64 = 24;
-const SEGMENT_HEADER: u64 = 40;
-
 /// Follows V, and knows which barriers are settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settle {
@@ -76,20 +71,6 @@ impl Settle {
     }
 }
 
-/// An insert position inside a page's header counts as the page's start: nothing can end there, and the stream
-/// names the end of the record before (`XLogBytePosToRecPtr` and `XLogBytePosToEndRecPtr` in xlog.c).
-#[must_use]
-pub fn floor_to_record_end(insert: Lsn, segment_bytes: u64) -> Lsn {
-    let within = insert.0 % PAGE;
-    let start = insert.0 - within;
-    let header = if segment_bytes != 0 && start.is_multiple_of(segment_bytes) {
-        SEGMENT_HEADER
-    } else {
-        PAGE_HEADER
-    };
-    if within <= header { Lsn(start) } else { insert }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,20 +105,6 @@ mod tests {
                     (Some(_), None) => prop_assert!(false, "a certificate from nothing"),
                 }
             }
-        }
-    }
-
-    #[test]
-    fn header_positions_count_as_the_page_start() {
-        let segment = 16 << 20;
-        for (insert, want) in [
-            (segment + 40, segment),
-            (segment + 8192 + 24, segment + 8192),
-            (segment + 8192 + 40, segment + 8192 + 40),
-            (segment + 8192 + 48, segment + 8192 + 48),
-            (segment + 8192, segment + 8192),
-        ] {
-            assert_eq!(floor_to_record_end(Lsn(insert), segment), Lsn(want), "{insert}");
         }
     }
 }

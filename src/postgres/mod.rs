@@ -4,6 +4,7 @@
 //! each ask one thing. This folder knows the vocabulary only, never a stage.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use tokio_postgres::Client;
+pub use tokio_postgres::Client;
+
+use crate::change::TableId;
 
 pub mod address;
 pub mod barrier;
@@ -115,6 +118,8 @@ pub struct Housekeeping {
 
 struct Open {
     client: Client,
+    /// The history that the connection was checked against (R10).
+    history: u64,
     barrier: tokio_postgres::Statement,
     catalogue: Option<tokio_postgres::Statement>,
 }
@@ -171,6 +176,34 @@ impl Housekeeping {
         self.judge(answer)
     }
 
+    /// Reads a publication, if it exists.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn publication(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<publication::Publication>, Error> {
+        let open = self.open().await?;
+        let answer = within(publication::publication(&open.client, name)).await;
+        self.judge(answer)
+    }
+
+    /// Takes tables that must not be published any more out of a publication: their writers come first.
+    ///
+    /// # Errors
+    /// What the source said.
+    pub async fn withdraw(&mut self, name: &str, tables: &BTreeSet<TableId>) -> Result<(), Error> {
+        let open = self.open().await?;
+        let unusable = within(publication::unusable_identities(&open.client, tables)).await;
+        if self.judge(unusable)?.is_empty() {
+            return Ok(());
+        }
+        let open = self.open().await?;
+        let answer = within(publication::ensure_publication(&open.client, name, tables)).await;
+        self.judge(answer).map(drop)
+    }
+
     /// Whether the walsender with this process id counts as a synchronous standby.
     ///
     /// # Errors
@@ -191,12 +224,14 @@ impl Housekeeping {
     }
 
     async fn open(&mut self) -> Result<&mut Open, Error> {
-        if self.open.as_ref().is_none_or(|open| open.client.is_closed()) {
+        let history = self.source.history();
+        let usable = |open: &Open| !open.client.is_closed() && open.history == history;
+        if !self.open.as_ref().is_some_and(usable) {
             // A missing standby must not hold kck's own small writes up.
             let settings = [("synchronous_commit", "local"), ("statement_timeout", "20s")];
             let client = self.source.connect("housekeeping", &settings).await?;
             let barrier = barrier::prepare(&client).await?;
-            self.open = Some(Open { client, barrier, catalogue: None });
+            self.open = Some(Open { client, history, barrier, catalogue: None });
         }
         self.open.as_mut().ok_or(Error::Refused {
             action: "open the housekeeping connection",

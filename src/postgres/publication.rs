@@ -27,6 +27,18 @@ pub struct Publication {
     pub via_root: bool,
 }
 
+impl Publication {
+    /// The tables of which every change is sent.
+    #[must_use]
+    pub fn complete(&self) -> BTreeSet<TableId> {
+        if self.all_actions && self.via_root {
+            &(&self.tables - &self.filtered) - &self.narrowed
+        } else {
+            BTreeSet::new()
+        }
+    }
+}
+
 /// A table that must not be published, or its writers' UPDATE and DELETE would fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {

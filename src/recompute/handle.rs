@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     change::{Lsn, Position},
-    entry::Meta,
+    entry::{Meta, Stamp},
     key::Key,
     observe::Observer,
     product::{Catalog, Eager, Product, Slot},
@@ -62,6 +62,8 @@ pub(super) struct Shared {
     wanted: watch::Sender<u64>,
     /// When somebody last read anything.
     last_read: Mutex<Option<Instant>>,
+    /// Marks that V has not passed when they were made.
+    later: Mutex<Vec<Marks>>,
     /// Readers that wait for a key to change.
     watching: Mutex<HashMap<Key, (usize, Arc<Notify>)>>,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
@@ -107,6 +109,7 @@ impl Handle {
             asked: Notify::new(),
             wanted: watch::Sender::new(0),
             last_read: Mutex::new(None),
+            later: Mutex::default(),
             watching: Mutex::new(HashMap::new()),
             catalog,
             progress,
@@ -135,9 +138,10 @@ impl Handle {
         Counts { tracked, queued: queue.waiting(), running: queue.running() }
     }
 
-    /// A key as it stands, if its entry can be used now. Counts as a read.
+    /// A key as it stands, if its entry can be used now, and how far kck was just before it stood so: only that
+    /// may raise its `as_of`, since what was matched later may have marked it. Counts as a read.
     #[must_use]
-    pub fn read(&self, key: &Key) -> Option<Standing> {
+    pub fn read(&self, key: &Key) -> Option<(Standing, Progress)> {
         *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Instant::now());
         let progress = *self.shared.progress.borrow();
@@ -150,7 +154,7 @@ impl Handle {
         let expired = standing.meta.expires.is_some_and(|expires| {
             progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
         });
-        (!expired).then_some(standing)
+        (!expired).then_some((standing, progress))
     }
 
     /// Whether somebody read within `span`: only then is the source asked to move on.
@@ -191,8 +195,12 @@ impl Handle {
         Error::NotFreshInTime { lsn, time, fact }
     }
 
-    /// A stale read: the key is computed when nobody waits for others.
+    /// A stale read: the key is computed when nobody waits for others. Before V has passed its mark that would have
+    /// to be done again; it is woken then, being read (R4).
     pub fn queue_stale(&self, key: &Key) {
+        if self.shared.progress.borrow().as_of() < self.ledger().mark_of(key) {
+            return;
+        }
         // A full queue is no loss: the next read asks again.
         if self.queue().refresh(key, None).is_ok() {
             self.shared.asked.notify_one();
@@ -218,7 +226,7 @@ impl Handle {
         Watching { handle: self.clone(), key: key.clone(), moved: Arc::clone(moved) }
     }
 
-    fn is_watched(&self, key: &Key) -> bool {
+    pub(super) fn is_watched(&self, key: &Key) -> bool {
         self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
@@ -238,6 +246,23 @@ impl Handle {
             Some((product.clone(), ledger.mark_product(product, *at)?))
         };
         Marks { keys, products: products.iter().filter_map(whole).collect() }
+    }
+
+    /// What is read or watched is computed again once V has passed these marks.
+    pub fn wake_later(&self, marks: Marks) {
+        self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).push(marks);
+    }
+
+    /// V is here: what was to be woken at or below it is.
+    pub fn wake_due(&self, visible: Position) {
+        let mut later = self.shared.later.lock().unwrap_or_else(PoisonError::into_inner);
+        let (due, rest) =
+            std::mem::take(&mut *later).into_iter().partition(|marks| marks.end() <= visible);
+        *later = rest;
+        drop(later);
+        for marks in &due as &Vec<Marks> {
+            self.wake(marks);
+        }
     }
 
     /// V has passed these marks: what is read or watched is computed again.
@@ -293,6 +318,15 @@ impl Handle {
         Ok(())
     }
 
+    /// Deletes entries durably, with stamps that the ledger gave, none above `highest`.
+    ///
+    /// # Errors
+    /// When the store does not take it: some may be deleted.
+    pub async fn purge(&self, highest: Stamp, keys: &[(Key, Stamp)]) -> Result<(), StoreError> {
+        self.shared.reserve.ensure(highest, 0).await?;
+        self.shared.store.purge(keys).await
+    }
+
     /// The write time of the next state cell.
     #[must_use]
     pub fn state_stamp(&self) -> u64 {
@@ -310,6 +344,12 @@ pub struct Marks {
 }
 
 impl Marks {
+    /// The highest of them.
+    fn end(&self) -> Position {
+        let keys = self.keys.iter().map(|(_, at)| *at);
+        keys.chain(self.products.iter().map(|(_, at)| *at)).max().unwrap_or_default()
+    }
+
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {

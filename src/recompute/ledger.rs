@@ -34,6 +34,8 @@ struct ProductState {
     terms: Terms,
     /// Answered uncached until V has passed this (R1, R11); no entry of it is kept before.
     joins: Lsn,
+    /// It is not what was analysed any more: uncached until it is analysed anew.
+    left: bool,
 }
 
 /// One tracked key.
@@ -141,16 +143,32 @@ impl Ledger {
 
     /// Lists a product with its whole-product mark, or changes its terms; a mark never goes back.
     pub fn product(&mut self, name: &str, terms: Terms, mark: Position) {
-        let state =
-            self.products.entry(name.into()).or_insert(ProductState { mark, terms, joins: Lsn(0) });
+        let state = self.products.entry(name.into()).or_insert(ProductState {
+            mark,
+            terms,
+            joins: Lsn(0),
+            left: false,
+        });
         state.terms = terms;
         state.mark = state.mark.max(mark);
     }
 
     /// The product is answered uncached until V has passed `until`; `Lsn(u64::MAX)` while that is not known.
-    pub fn joins(&mut self, name: &str, until: Lsn) {
+    /// One that left stays so; whether it joins comes back.
+    pub fn joins(&mut self, name: &str, until: Lsn) -> bool {
+        match self.products.get_mut(name) {
+            Some(state) if !state.left => {
+                state.joins = until;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the product reads is not what was analysed: it is answered uncached from now on.
+    pub fn leave(&mut self, name: &str) {
         if let Some(state) = self.products.get_mut(name) {
-            state.joins = until;
+            (state.left, state.joins) = (true, Lsn(u64::MAX));
         }
     }
 
@@ -160,20 +178,28 @@ impl Ledger {
         self.products.get(name).is_some_and(|state| state.joins <= visible)
     }
 
-    /// Takes a key that an earlier start tracked (R14). `firm_up_to` is the recorded position: entries whose
-    /// statement saw more are not firm.
-    pub fn recover(&mut self, scanned: Scanned, firm_up_to: Lsn) {
-        let Scanned { key, lease: Some(lease), mark, meta } = scanned else { return };
+    /// Takes a key that an earlier start tracked (R14). `firm_up_to` is the recorded position: an entry whose
+    /// statement saw more is not firm, and comes back to be deleted durably before more is recorded.
+    pub fn recover(&mut self, scanned: Scanned, firm_up_to: Lsn) -> Option<(Key, Stamp)> {
+        let Scanned { key, lease: Some(lease), mark, meta } = scanned else { return None };
         // An entry of another lease is rubbish; its stamp and version were issued all the same.
         let stamp = meta.as_ref().map_or(self.floor, |meta| meta.stamp.max(self.floor));
         let version = meta.as_ref().map_or(0, |meta| meta.version);
         let entry = meta.filter(|meta| meta.lease == lease).map(Box::new);
         let doubtful = entry.as_ref().is_some_and(|meta| meta.insert > firm_up_to);
+        let stamp = if doubtful { stamp.next() } else { stamp };
         self.by_product.entry(key.product().into()).or_default().insert(key.clone());
         let mark = mark.unwrap_or_default();
         let tracked =
             Tracked { lease, recorded: true, mark, stamp, version, entry, doubtful, hot: false };
-        self.keys.insert(key, tracked);
+        self.keys.insert(key.clone(), tracked);
+        doubtful.then_some((key, stamp))
+    }
+
+    /// Whether a key is tracked, with an entry or without.
+    #[must_use]
+    pub fn is_tracked(&self, key: &Key) -> bool {
+        self.keys.contains_key(key)
     }
 
     /// How many keys are tracked.
@@ -229,7 +255,8 @@ impl Ledger {
         }
     }
 
-    /// Commit `at` touches these keys (R3): those that are tracked come back, to be marked durably.
+    /// Commit `at` touches these keys (R3): those that are tracked come back, to be marked durably. A commit that
+    /// comes again marks again: its mark may never have been written.
     pub fn mark<'a>(
         &mut self,
         touched: impl IntoIterator<Item = (&'a Key, Lsn)>,
@@ -238,7 +265,7 @@ impl Ledger {
         for (key, at) in touched {
             let at = Position { epoch: self.epoch, lsn: at };
             if let Some(tracked) = self.keys.get_mut(key)
-                && tracked.mark < at
+                && tracked.mark <= at
             {
                 tracked.mark = at;
                 marks.push((key.clone(), at));
@@ -251,7 +278,7 @@ impl Ledger {
     pub fn mark_product(&mut self, product: &str, at: Lsn) -> Option<Position> {
         let at = Position { epoch: self.epoch, lsn: at };
         let state = self.products.get_mut(product)?;
-        (state.mark < at).then(|| {
+        (state.mark <= at).then(|| {
             state.mark = at;
             at
         })
@@ -352,15 +379,6 @@ impl Ledger {
         Verdict::Accepted { meta, changed }
     }
 
-    /// The entry of `stamp` could not be written or read: the key is tracked and has none.
-    pub fn lose(&mut self, key: &Key, stamp: Stamp) {
-        if let Some(tracked) = self.keys.get_mut(key)
-            && tracked.entry.as_ref().is_some_and(|meta| meta.stamp == stamp)
-        {
-            tracked.entry = None;
-        }
-    }
-
     /// The first half of R13: results in flight are void from now on, changes still mark; what is to be
     /// deleted durably comes back. Its stamp raises the floor.
     pub fn untrack(&mut self, key: &Key) -> Option<Forget> {
@@ -394,7 +412,7 @@ impl Ledger {
     #[must_use]
     pub fn coldest(&self) -> Option<Key> {
         // The map's order is random, so the first of a few that is cold is as good as any.
-        let mut some = self.keys.iter().filter(|(_, tracked)| tracked.entry.is_some()).take(64);
+        let mut some = self.keys.iter().take(64);
         let first = some.next()?;
         if !first.1.hot {
             return Some(first.0.clone());
@@ -403,14 +421,19 @@ impl Ledger {
     }
 
     /// The replication connection was lost after delivering `received`: entries whose statement saw more are
-    /// not firm, and results in flight are void (R10).
-    pub fn disconnected(&mut self, received: Lsn) {
+    /// not firm, and results in flight are void (R10). What is not firm comes back, to be deleted durably at these
+    /// stamps before more is recorded; here it may still stand in, as stale.
+    pub fn disconnected(&mut self, received: Lsn) -> Vec<(Key, Stamp)> {
         self.connection += 1;
-        for tracked in self.keys.values_mut() {
+        let mut doubts = Vec::new();
+        for (key, tracked) in &mut self.keys {
             if tracked.entry.as_ref().is_some_and(|meta| meta.insert > received) {
                 tracked.doubtful = true;
+                tracked.stamp = tracked.stamp.next();
+                doubts.push((key.clone(), tracked.stamp));
             }
         }
+        doubts
     }
 
     /// The source's history broke: every entry is stale, marks of the old one count no more (R10).
@@ -554,7 +577,12 @@ mod tests {
                             ledger.forget(&forget);
                         }
                     }
-                    Step::Disconnect(received) => ledger.disconnected(Lsn(received)),
+                    Step::Disconnect(received) => {
+                        for (_, stamp) in ledger.disconnected(Lsn(received)) {
+                            prop_assert!(stamp > stamps);
+                            stamps = stamp;
+                        }
+                    }
                     Step::Epoch if epoch < 100 => {
                         epoch += 1;
                         ledger.begin_epoch(Epoch(epoch));
@@ -614,7 +642,7 @@ mod tests {
         let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
         let (lease, _) = ledger.track(&key);
         let computed = result(&ledger, lease, 10, 5000, 1);
-        ledger.disconnected(Lsn(100));
+        assert!(ledger.disconnected(Lsn(100)).is_empty());
         assert_eq!(ledger.accept(&key, &computed), Verdict::Void);
         let computed = result(&ledger, lease, 10, 5000, 1);
         ledger.untrack(&key);
@@ -635,7 +663,8 @@ mod tests {
             Some(true),
             "the stream had reached what its statement saw"
         );
-        ledger.disconnected(Lsn(9));
+        let doubts = ledger.disconnected(Lsn(9));
+        assert_eq!(doubts.len(), 1, "it is deleted durably, or a restart would find it firm");
         assert_eq!(fresh(&ledger, &key), Some(false));
         // Of what may have been taken back nothing is compared: its snapshot may be ahead of the source's.
         assert!(matches!(
@@ -662,7 +691,8 @@ mod tests {
             let lease = if index == 2 { Lease { term: 1, counter: 99 } } else { meta.lease };
             let scanned =
                 Scanned { key: key.clone(), lease: Some(lease), mark: None, meta: Some(meta) };
-            ledger.recover(scanned, Lsn(10));
+            let doubt = ledger.recover(scanned, Lsn(10));
+            assert_eq!(doubt.is_some(), index == 1);
         }
         assert_eq!(
             keys.iter().map(|key| fresh(&ledger, key)).collect::<Vec<_>>(),
@@ -675,10 +705,42 @@ mod tests {
     }
 
     #[test]
+    fn a_product_that_left_does_not_join() {
+        let mut ledger = ledger();
+        ledger.leave("p");
+        assert!(!ledger.joins("p", Lsn(7)));
+        assert!(!ledger.is_cached("p", Lsn(100)));
+    }
+
+    #[test]
+    fn a_commit_that_comes_again_marks_again() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        ledger.track(&key);
+        assert_eq!(ledger.mark([(&key, Lsn(11))]).len(), 1);
+        assert_eq!(
+            ledger.mark([(&key, Lsn(11))]).len(),
+            1,
+            "the first may never have been written"
+        );
+        assert!(
+            ledger.mark_product("p", Lsn(11)).is_some()
+                && ledger.mark_product("p", Lsn(11)).is_some()
+        );
+        assert!(ledger.mark([(&key, Lsn(10))]).is_empty());
+    }
+
+    #[test]
+    fn room_is_made_also_where_no_entry_is() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        ledger.track(&key);
+        assert_eq!(ledger.coldest(), Some(key));
+    }
+
+    #[test]
     fn a_product_that_joins_is_not_cached_before_its_position() {
         let mut ledger = ledger();
         assert!(ledger.is_cached("p", Lsn(0)));
-        ledger.joins("p", Lsn(7));
+        assert!(ledger.joins("p", Lsn(7)));
         assert_eq!((ledger.is_cached("p", Lsn(6)), ledger.is_cached("p", Lsn(7))), (false, true));
     }
 }

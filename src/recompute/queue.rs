@@ -4,7 +4,7 @@
 //! joins a running computation only if that began at what it demands.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::Instant,
 };
 
@@ -48,6 +48,8 @@ pub struct Queue<W> {
     background: VecDeque<Key>,
     /// Keys that may not be computed before their time.
     delayed: BTreeSet<(Instant, Key)>,
+    /// The same keys, so that each is there once.
+    later: HashSet<Key>,
     limit: usize,
 }
 
@@ -61,6 +63,7 @@ impl<W> Queue<W> {
             urgent: VecDeque::new(),
             background: VecDeque::new(),
             delayed: BTreeSet::new(),
+            later: HashSet::new(),
             limit,
         }
     }
@@ -80,8 +83,8 @@ impl<W> Queue<W> {
     /// Somebody waits for a key.
     ///
     /// # Errors
-    /// [`Full`] when too many keys wait already.
-    pub fn ask(&mut self, key: &Key, want: Want, waiter: W) -> Result<(), Full> {
+    /// The waiter, when too many keys wait already.
+    pub fn ask(&mut self, key: &Key, want: Want, waiter: W) -> Result<(), W> {
         if let Some(running) = self.running.get_mut(key) {
             let joins = match want {
                 Want::Any => true,
@@ -93,7 +96,11 @@ impl<W> Queue<W> {
                 return Ok(());
             }
         }
-        self.enter(key, true, Some(waiter))
+        if self.waiting.len() >= self.limit && !self.waiting.contains_key(key) {
+            return Err(waiter);
+        }
+        self.enter(key, true, Some(waiter));
+        Ok(())
     }
 
     /// A stale key is to be computed when nobody waits for others, not before `not_before`.
@@ -104,16 +111,22 @@ impl<W> Queue<W> {
         if let Some(instant) = not_before
             && !self.waiting.contains_key(key)
         {
-            if self.delayed.len() >= self.limit {
+            if self.later.len() >= self.limit {
                 return Err(Full);
             }
-            self.delayed.insert((instant, key.clone()));
+            if self.later.insert(key.clone()) {
+                self.delayed.insert((instant, key.clone()));
+            }
             return Ok(());
         }
-        self.enter(key, false, None)
+        if self.waiting.len() >= self.limit && !self.waiting.contains_key(key) {
+            return Err(Full);
+        }
+        self.enter(key, false, None);
+        Ok(())
     }
 
-    fn enter(&mut self, key: &Key, urgent: bool, waiter: Option<W>) -> Result<(), Full> {
+    fn enter(&mut self, key: &Key, urgent: bool, waiter: Option<W>) {
         let runs = self.running.contains_key(key);
         if let Some(job) = self.waiting.get_mut(key) {
             job.waiters.extend(waiter);
@@ -123,17 +136,13 @@ impl<W> Queue<W> {
                     self.urgent.push_back(key.clone());
                 }
             }
-            return Ok(());
-        }
-        if self.waiting.len() >= self.limit {
-            return Err(Full);
+            return;
         }
         self.waiting.insert(key.clone(), Job { waiters: waiter.into_iter().collect(), urgent });
         // A key that runs waits aside until `finish` lets it in: one computation at a time.
         if !runs {
             self.line(urgent).push_back(key.clone());
         }
-        Ok(())
     }
 
     fn line(&mut self, urgent: bool) -> &mut VecDeque<Key> {
@@ -145,11 +154,9 @@ impl<W> Queue<W> {
         while let Some((instant, _)) = self.delayed.first()
             && *instant <= now
         {
-            // A full queue drops it: the key stays stale and is asked for when it is read.
-            if let Some((_, key)) = self.delayed.pop_first()
-                && self.enter(&key, false, None).is_err()
-            {
-                break;
+            if let Some((_, key)) = self.delayed.pop_first() {
+                self.later.remove(&key);
+                self.enter(&key, false, None);
             }
         }
         let urgent = self.urgent.iter().any(|key| self.is_next(key, true));
@@ -319,7 +326,7 @@ mod tests {
     fn a_full_queue_says_so() {
         let mut queue = Queue::new(1);
         queue.ask(&key(0), Want::Any, ()).unwrap();
-        assert_eq!(queue.ask(&key(1), Want::Any, ()), Err(Full));
+        assert_eq!(queue.ask(&key(1), Want::Any, ()), Err(()));
         assert_eq!(queue.refresh(&key(1), None), Err(Full));
     }
 

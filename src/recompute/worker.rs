@@ -189,7 +189,7 @@ impl Worker {
             let cached = ledger.is_cached(product.name(), visible);
             for key in keys {
                 let room = ledger.len() < self.handle.shared.config.tracked_keys;
-                let lease = if cached && (room || ledger.standing(key).is_some()) {
+                let lease = if cached && (room || ledger.is_tracked(key)) {
                     let (lease, track) = ledger.track(key);
                     tracks.extend(track);
                     Some(lease)
@@ -265,12 +265,15 @@ impl Worker {
         let waiters: Vec<Waiter> =
             queue.finish(key).into_iter().filter(|waiter| !waiter.is_closed()).collect();
         for waiter in waiters {
-            if queue.ask(key, Want::New, waiter).is_err() {
-                // The waiter is dropped, and told by that.
-                break;
+            if let Err(waiter) = queue.ask(key, Want::New, waiter) {
+                // A reader that has gone needs no answer.
+                drop(waiter.send(Err(Error::Overloaded)));
             }
         }
         drop(queue);
+        if self.handle.is_watched(key) {
+            self.handle.queue_stale(key);
+        }
         self.handle.shared.asked.notify_one();
     }
 

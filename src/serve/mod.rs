@@ -66,6 +66,14 @@ pub struct Health {
     pub slot: SlotHealth,
 }
 
+impl Health {
+    /// Whether the replication stream is open.
+    #[must_use]
+    pub fn streaming(&self) -> bool {
+        self.ready && !self.reasons.iter().any(|reason| reason.part == "stream")
+    }
+}
+
 /// A part that is not well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {

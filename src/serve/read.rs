@@ -73,10 +73,18 @@ pub struct Answer {
     pub source: ReadSource,
 }
 
-/// How an entry stands when it is answered.
+/// How an entry stands when it is answered: judged against one look at how far kck is.
 struct Stands {
-    as_of: AsOf,
+    /// In which epoch, and where: what a demanded position is compared with.
+    position: Position,
+    time: SourceTime,
     stale: bool,
+}
+
+/// An answer with the position that it meets.
+struct Held {
+    answer: Answer,
+    position: Position,
 }
 
 /// What a read came to.
@@ -142,17 +150,17 @@ impl Read<'_> {
     async fn once(&self) -> Result<Answer, Error> {
         self.epoch_agrees()?;
         if self.demand.fresh {
-            return self.computed(Want::New, ReadSource::Miss).await;
+            return Ok(self.computed(Want::New, ReadSource::Miss).await?.answer);
         }
         if self.demand.min_lsn.is_none()
             && self.demand.max_staleness.is_none()
-            && let Some(answer) = self.standing(ReadSource::Hit).await
-            && (!answer.stale || self.product.draft.policy.stale == Stale::Serve)
+            && let Some(held) = self.standing(ReadSource::Hit).await
+            && (!held.answer.stale || self.product.draft.policy.stale == Stale::Serve)
         {
-            if answer.stale {
+            if held.answer.stale {
                 self.context.recompute.queue_stale(self.key);
             }
-            return Ok(answer);
+            return Ok(held.answer);
         }
         self.demanded().await
     }
@@ -163,27 +171,22 @@ impl Read<'_> {
         let mut source = ReadSource::Hit;
         loop {
             let now = *progress.borrow_and_update();
-            let standing = self.standing(source).await;
-            match standing {
-                Some(answer) if self.meets(&answer, &now) => return Ok(answer),
-                Some(answer) if !answer.stale && self.can_be_certified() => {}
+            let computed = match self.standing(source).await {
+                Some(held) if self.meets(&held) => return Ok(held.answer),
+                Some(held) if !held.answer.stale && self.can_be_certified() => None,
                 // Computing before V is there would only have to be done again.
-                _ if self.waits_for_visible(&now) => {}
-                Some(_) => {
-                    let answer =
-                        self.computed(Want::AtLeast(now.as_of()), ReadSource::Wait).await?;
-                    if self.meets(&answer, &self.context.progress.borrow()) {
-                        return Ok(answer);
-                    }
-                }
+                _ if self.waits_for_visible(&now) => None,
+                Some(_) if now.as_of() < self.context.recompute.ledger().mark_of(self.key) => None,
+                Some(_) => Some(self.computed(Want::AtLeast(now.as_of()), ReadSource::Wait).await?),
                 None => {
-                    let answer =
-                        self.computed(Want::AtLeast(self.least(&now)), ReadSource::Miss).await?;
-                    // Without a demand a miss may say `stale` (R4), unless the product waits for the fresh one.
-                    if self.meets(&answer, &self.context.progress.borrow()) {
-                        return Ok(answer);
-                    }
+                    Some(self.computed(Want::AtLeast(self.least(&now)), ReadSource::Miss).await?)
                 }
+            };
+            // Without a demand a miss may say `stale` (R4), unless the product waits for the fresh one.
+            if let Some(held) = computed
+                && self.meets(&held)
+            {
+                return Ok(held.answer);
             }
             source = ReadSource::Wait;
             self.context.recompute.hasten();
@@ -195,12 +198,17 @@ impl Read<'_> {
         }
     }
 
+    /// The demanded position in the present epoch. Inside a page's header it counts as the page's start, as the
+    /// stream and certificates name it.
+    fn demanded_position(&self, now: &Progress) -> Option<Position> {
+        let token = self.demand.min_lsn?;
+        let lsn = token.lsn.floor_to_record_end(now.segment_bytes);
+        Some(Position { epoch: token.epoch.unwrap_or(now.epoch), lsn })
+    }
+
     /// Where a running computation must have begun to be worth waiting for.
     fn least(&self, now: &Progress) -> Position {
-        match self.demand.min_lsn {
-            Some(token) => Position { epoch: now.epoch, lsn: token.lsn },
-            None => Position::default(),
-        }
+        self.demanded_position(now).unwrap_or_default()
     }
 
     fn can_be_certified(&self) -> bool {
@@ -208,7 +216,7 @@ impl Read<'_> {
     }
 
     fn waits_for_visible(&self, now: &Progress) -> bool {
-        self.demand.min_lsn.is_some_and(|token| now.visible < token.lsn)
+        self.demanded_position(now).is_some_and(|demanded| now.as_of() < demanded)
     }
 
     fn epoch_agrees(&self) -> Result<(), Error> {
@@ -222,23 +230,25 @@ impl Read<'_> {
     }
 
     /// R9 and `max_staleness`; without either, whether the product lets a stale answer pass.
-    fn meets(&self, answer: &Answer, now: &Progress) -> bool {
-        // `as_of` of an unmarked answer includes the certificate, of a marked one it is its own.
-        let position = self.demand.min_lsn.is_none_or(|token| answer.as_of.lsn >= token.lsn);
+    fn meets(&self, held: &Held) -> bool {
+        let now = *self.context.progress.borrow();
+        // The position of an unmarked answer includes the certificate, of a marked one it is its own.
+        let position =
+            self.demanded_position(&now).is_none_or(|demanded| held.position >= demanded);
         let age = self.demand.max_staleness.is_none_or(|age| {
             let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            now.source_now(Instant::now())
-                .is_some_and(|clock| answer.as_of.time.0 >= clock.0.saturating_sub(age))
+            let clock = now.source_now(Instant::now());
+            clock.is_some_and(|clock| held.answer.as_of.time.0 >= clock.0.saturating_sub(age))
         });
         let waits = self.demand.min_lsn.is_none()
             && self.demand.max_staleness.is_none()
             && self.product.draft.policy.stale == Stale::Wait;
-        position && age && !(waits && answer.stale)
+        position && age && !(waits && held.answer.stale)
     }
 
     /// What the entry answers now; a miss when its bytes are not to be had.
-    async fn standing(&self, source: ReadSource) -> Option<Answer> {
-        let standing = self.context.recompute.read(self.key)?;
+    async fn standing(&self, source: ReadSource) -> Option<Held> {
+        let (standing, progress) = self.context.recompute.read(self.key)?;
         // An entry of another definition stands in only where stale answers are served.
         if standing.meta.fingerprint != self.product.fingerprint
             && self.product.draft.policy.stale == Stale::Wait
@@ -246,13 +256,11 @@ impl Read<'_> {
             return None;
         }
         let body = self.body(&standing).await?;
-        let progress = *self.context.progress.borrow();
-        let as_of = as_of(&standing, &progress);
-        let stands = Stands { as_of, stale: !standing.fresh };
-        Some(self.answer(&standing.meta, body, stands, source))
+        Some(self.held(&standing.meta, body, stands(&standing, &progress), source))
     }
 
-    /// The bytes of this very stamp: from memory, else from the store.
+    /// The bytes of this very stamp: from memory, else from the store. Without them there is no entry: they were
+    /// never written, or are on their way, and whoever computes the key then joins who does.
     async fn body(&self, standing: &Standing) -> Option<Bytes> {
         let stamp = standing.meta.stamp;
         if let Some(body) = self.context.near.get(self.key, stamp) {
@@ -263,11 +271,7 @@ impl Read<'_> {
                 self.context.near.insert(self.key.clone(), stamp, entry.body.clone());
                 Some(entry.body)
             }
-            // Never written, or another write is on its way: without its bytes there is no entry.
-            Ok(_) => {
-                self.context.recompute.ledger().lose(self.key, stamp);
-                None
-            }
+            Ok(_) => None,
             Err(error) => {
                 tracing::warn!(%error, "reading an entry waits for the store");
                 None
@@ -275,7 +279,7 @@ impl Read<'_> {
         }
     }
 
-    async fn computed(&self, want: Want, source: ReadSource) -> Result<Answer, Error> {
+    async fn computed(&self, want: Want, source: ReadSource) -> Result<Held, Error> {
         let result = self.context.recompute.compute(self.key, want, self.deadline).await;
         let fresh = match result {
             Ok(fresh) => fresh,
@@ -285,59 +289,66 @@ impl Read<'_> {
             self.context.near.insert(self.key.clone(), fresh.meta.stamp, fresh.body.clone());
         }
         let stands = match self.context.recompute.read(self.key) {
-            Some(standing) if fresh.cached && standing.meta.stamp == fresh.meta.stamp => {
-                let as_of = as_of(&standing, &self.context.progress.borrow());
-                Stands { as_of, stale: !standing.fresh }
+            Some((standing, progress))
+                if fresh.cached && standing.meta.stamp == fresh.meta.stamp =>
+            {
+                stands(&standing, &progress)
             }
             // Not kept, or another was kept meanwhile: it is what it was as of its own statement.
             _ => Stands {
-                as_of: AsOf { lsn: fresh.meta.as_of.lsn, time: fresh.meta.as_of_time },
+                position: fresh.meta.as_of,
+                time: fresh.meta.as_of_time,
                 stale: fresh.meta.as_of < self.context.recompute.ledger().mark_of(self.key),
             },
         };
-        Ok(self.answer(&fresh.meta, fresh.body.clone(), stands, source))
+        Ok(self.held(&fresh.meta, fresh.body.clone(), stands, source))
     }
 
     /// A computation that failed leaves the last entry, stale, under `stale = "serve"` and without a demand.
-    async fn instead(&self, error: Error) -> Result<Answer, Error> {
+    async fn instead(&self, error: Error) -> Result<Held, Error> {
         let demanded = self.demand.fresh
             || self.demand.min_lsn.is_some()
             || self.demand.max_staleness.is_some();
         let serves = self.product.draft.policy.stale == Stale::Serve && !demanded;
         let failed = matches!(error, Error::SourceUnavailable(_) | Error::ProductBroken { .. });
         match self.standing(ReadSource::Hit).await {
-            Some(answer) if serves && failed => Ok(answer),
+            Some(held) if serves && failed => Ok(held),
             _ => Err(error),
         }
     }
 
-    fn answer(&self, meta: &Meta, body: Bytes, stands: Stands, source: ReadSource) -> Answer {
-        let Stands { as_of, stale } = stands;
+    fn held(&self, meta: &Meta, body: Bytes, stands: Stands, source: ReadSource) -> Held {
         let now = self.context.progress.borrow().source_now(Instant::now());
         let ttl = meta.expires.map(|expires| {
             let left = now.map_or(0, |now| expires.0.saturating_sub(now.0));
             u64::try_from(left / 1_000_000).unwrap_or(0)
         });
-        Answer {
+        let answer = Answer {
             body,
             version: meta.version,
             modified: meta.modified,
-            as_of,
-            stale,
+            as_of: AsOf { lsn: stands.position.lsn, time: stands.time },
+            stale: stands.stale,
             expires: meta.expires,
             ttl,
             source,
-        }
+        };
+        Held { answer, position: stands.position }
     }
 }
 
-/// R8: an unmarked answer of a matched product is exact as of the certificate or its own, whichever is later.
-fn as_of(standing: &Standing, progress: &Progress) -> AsOf {
-    let own = AsOf { lsn: standing.meta.as_of.lsn, time: standing.meta.as_of_time };
-    match progress.certified() {
-        Some(certificate) if standing.fresh && standing.certified => {
-            AsOf { lsn: own.lsn.max(certificate.lsn), time: own.time.max(certificate.time) }
-        }
-        _ => own,
+/// R8: an unmarked answer of a matched product is exact as of the certificate or its own, whichever is later. The
+/// certificate is one that was given before the answer was found unmarked.
+fn stands(standing: &Standing, progress: &Progress) -> Stands {
+    let own = standing.meta.as_of;
+    let (mut position, mut time) = (own, standing.meta.as_of_time);
+    if let Some(certificate) = progress.certified()
+        && standing.fresh
+        && standing.certified
+        && progress.epoch == own.epoch
+    {
+        position.lsn = own.lsn.max(certificate.lsn);
+        time = time.max(certificate.time);
     }
+    Stands { position, time, stale: !standing.fresh }
 }

@@ -19,6 +19,9 @@ use super::{
     problem::{KeyFault, Kind, Problem},
 };
 
+/// A key's bytes, encoded: far above what parameters need, far below what any store takes.
+const KEY_BYTES_MAX: usize = 16 * 1024;
+
 /// Raw texts whose canonical form is remembered.
 const TEXTS_KEPT: usize = 100_000;
 
@@ -96,7 +99,7 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
         None => return Err(KeyFault::Unknown { product: name.to_owned() }.into()),
     };
     let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
-        Resolution::Key(key) => return Ok((product, key)),
+        Resolution::Key(key) => return within_limits(product, key),
         Resolution::Ask(pending) => pending,
     };
     let mut answers = Vec::new();
@@ -115,7 +118,18 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
         answers.push(answer.ok_or_else(bad)?);
     }
     let key = pending.key(answers.iter().map(|answer| &**answer));
-    Ok((product, key))
+    within_limits(product, key)
+}
+
+/// No store takes a key without limit, and one that is not taken could never be marked.
+fn within_limits(product: Arc<Product>, key: Key) -> Result<(Arc<Product>, Key), Problem> {
+    let bytes = key.as_str().len();
+    if bytes <= KEY_BYTES_MAX {
+        return Ok((product, key));
+    }
+    let hint = format!("a key has at most {KEY_BYTES_MAX} bytes");
+    let args = [bytes.to_string(), KEY_BYTES_MAX.to_string()];
+    Err(Problem::new(Kind::BadRequest, format!("the key has {bytes} bytes"), hint).with_args(args))
 }
 
 fn fault(product: &Product, error: KeyError) -> Problem {

@@ -2,12 +2,16 @@
 //!
 //! Values are short texts, so that a person can read them with any client of the store.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    str::FromStr,
+};
 
 use bytes::Bytes;
 
 use crate::{
-    change::{Epoch, Lsn, Position, Xid},
+    change::{Epoch, Lsn, Position, TableId, Xid},
     entry::{Fingerprint, Stamp},
 };
 
@@ -27,12 +31,14 @@ pub struct Origin {
 }
 
 /// A product that is being matched (R1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matched {
     /// What it meant when it joined, without the generation.
     pub definition: Fingerprint,
     /// Told from an earlier matching of the same definition.
     pub generation: u64,
+    /// A hash over all that the stream does not say of what it reads, as it was last seen (R14).
+    pub catalogue: String,
 }
 
 /// Everything the state table holds.
@@ -54,6 +60,8 @@ pub struct State {
     pub matched: BTreeMap<String, Matched>,
     /// Acknowledged before they were seen visible (R3).
     pub early: Vec<(Xid, Lsn)>,
+    /// Tables that are being published, until whoever reads them has left the list (R11).
+    pub publishing: BTreeSet<TableId>,
     /// Whose positions these are.
     pub origin: Option<Origin>,
 }
@@ -84,6 +92,11 @@ impl State {
                 }
                 "recorded" => state.recorded = position(&cell.name, word(0)?)?,
                 "early" => state.early = early(&cell.name, &words)?,
+                "publishing" => {
+                    let oids = words.iter().filter(|word| !word.is_empty());
+                    let table = |word: &&str| number(&cell.name, word).map(TableId);
+                    state.publishing = oids.map(table).collect::<Result<_, _>>()?;
+                }
                 "origin" => {
                     state.origin = Some(Origin {
                         system_identifier: word(0)?.to_owned(),
@@ -98,9 +111,9 @@ impl State {
                     } else if let Some(product) = name.strip_prefix(MATCHED) {
                         let definition = fingerprint(name, word(0)?)?;
                         let generation = number(name, word(1)?)?;
-                        state
-                            .matched
-                            .insert(product.to_owned(), Matched { definition, generation });
+                        let catalogue = word(2)?.to_owned();
+                        let matched = Matched { definition, generation, catalogue };
+                        state.matched.insert(product.to_owned(), matched);
                     }
                 }
             }
@@ -142,8 +155,9 @@ pub fn mark(product: &str, position: Position) -> StateCell {
 /// A product joins the list of those matched, or leaves it.
 #[must_use]
 pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell {
-    let text = matched
-        .map(|Matched { definition, generation }| format!("{}\n{generation}", hex(definition)));
+    let text = matched.map(|Matched { definition, generation, catalogue }| {
+        format!("{}\n{generation}\n{catalogue}", hex(definition))
+    });
     StateCell { name: format!("{MATCHED}{product}"), value: text.map(Bytes::from), stamp }
 }
 
@@ -152,6 +166,13 @@ pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell
 pub fn early_cell(early: &[(Xid, Lsn)], stamp: u64) -> StateCell {
     let lines: Vec<String> = early.iter().map(|(xid, end)| format!("{} {end}", xid.0)).collect();
     cell("early", lines.join("\n"), stamp)
+}
+
+/// The tables being published.
+#[must_use]
+pub fn publishing(tables: &BTreeSet<TableId>, stamp: u64) -> StateCell {
+    let lines: Vec<String> = tables.iter().map(|table| table.0.to_string()).collect();
+    cell("publishing", lines.join("\n"), stamp)
 }
 
 /// The origin's cell.
@@ -213,9 +234,10 @@ mod tests {
             marks: [("p".to_owned(), at(5))].into(),
             matched: [(
                 "p".to_owned(),
-                Matched { definition: Fingerprint([7; 16]), generation: 12 },
+                Matched { definition: Fingerprint([7; 16]), generation: 12, catalogue: "c".into() },
             )]
             .into(),
+            publishing: [TableId(5), TableId(6)].into(),
             early: vec![(Xid(5), Lsn(6)), (Xid(u32::MAX), Lsn(u64::MAX))],
             origin: Some(Origin {
                 system_identifier: "7".into(),
@@ -230,9 +252,10 @@ mod tests {
             floors(state.stamp_floor, state.version_floor, 1),
             recorded(state.recorded, 1),
             mark("p", at(5)),
-            matched("p", state.matched.get("p").copied(), 1),
+            matched("p", state.matched.get("p").cloned(), 1),
             matched("gone", None, 1),
             early_cell(&state.early, 1),
+            publishing(&state.publishing, 1),
             origin(state.origin.as_ref().unwrap(), 1),
         ];
         assert_eq!(State::decode(&cells).unwrap(), state);

@@ -97,6 +97,7 @@ async fn queries(database: &Database) -> Vec<String> {
         "with recursive below (root, oid)",
         "pg_replication_slots",
         "pg_control_system",
+        "from pg_publication p",
     ];
     let sql = "select query from pg_stat_statements
         where dbid = (select oid from pg_database where datname = current_database()) and calls > 0";

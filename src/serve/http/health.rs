@@ -131,7 +131,7 @@ pub(super) fn status(context: Arc<Context>, raw_query: Option<String>) -> Respon
         visible: progress.visible.to_string(),
         settled: progress.settled.to_string(),
         acknowledged: progress.acknowledged.to_string(),
-        streaming: progress.streaming,
+        streaming: health.streaming(),
         slot: SlotView::of(&health.slot),
         keys: KeysView { tracked: counts.tracked, queued: counts.queued, running: counts.running },
         products: ProductsView::of(&context),

@@ -41,7 +41,7 @@ fn gauges(context: &Context) -> String {
         let help = "How old the newest certificate is.";
         gauge("kck_certificate_age_seconds", help, "", &age.as_secs_f64());
     }
-    let streaming = u8::from(progress.streaming);
+    let streaming = u8::from(health.streaming());
     gauge("kck_streaming", "Whether the replication stream is open.", "", &streaming);
     gauge("kck_epoch", "The source's history that positions belong to.", "", &progress.epoch.0);
     gauge("kck_tracked_keys", "Keys that changes are matched against.", "", &counts.tracked);
