@@ -1,6 +1,6 @@
 //! `kck.toml` and the environment → checked settings, a section a stage.
 //!
-//! Every setting stands once, in [`SETTINGS`]; reading, refusing, printing and `kck.example.toml` follow it.
+//! Every setting stands once, in `SETTINGS`; reading, refusing, printing and `kck.example.toml` follow it.
 
 use std::{
     collections::BTreeMap,

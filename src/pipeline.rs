@@ -1,7 +1,7 @@
 //! The system in one screen: what the stream delivers becomes marks, V and the certificate. Read this first.
 //!
 //! Two halves run side by side, so that reading the stream never waits for the source's or the store's
-//! answers: [`receive`] folds changes into the keys they touch; [`advance`] releases what a barrier has seen,
+//! answers: `receive` folds changes into the keys they touch; `advance` releases what a barrier has seen,
 //! marks it durably, moves V and acknowledges. Invariant: a commit is acknowledged only after every key it
 //! touches is durably marked, so a crash repeats work and never loses it (R3).
 

@@ -141,7 +141,7 @@ impl Resuming<'_> {
                 facts,
             });
         };
-        let position = self.begin_epoch(&state, &origin, slot.is_some(), &facts, &stamp).await?;
+        let position = self.begin_epoch(&state, &origin, facts.version_num, &stamp).await?;
         let began = (state.epoch.0 > 0).then(|| why.to_owned());
         Ok(Resumed {
             position,
@@ -181,8 +181,7 @@ impl Resuming<'_> {
         &self,
         state: &State,
         origin: &Origin,
-        has_slot: bool,
-        facts: &slot::Facts,
+        version_num: i32,
         stamp: &impl Fn() -> u64,
     ) -> Result<Position, Error> {
         let Self { client, store, names, .. } = *self;
@@ -195,10 +194,8 @@ impl Resuming<'_> {
         store.save(&[state::epoch(epoch, stamp())]).await?;
         let nothing = Position { epoch, lsn: Lsn(0) };
         store.save(&[state::recorded(nothing, stamp()), state::early_cell(&[], stamp())]).await?;
-        if has_slot {
-            slot::drop_slot(client, &names.slot).await?;
-        }
-        let created = slot::create_slot(client, &names.slot, facts.version_num).await?;
+        slot::drop_slot(client, &names.slot).await?;
+        let created = slot::create_slot(client, &names.slot, version_num).await?;
         let position = Position { epoch, lsn: created };
         store.save(&[state::recorded(position, stamp())]).await?;
         store.save(&[state::origin(origin, stamp())]).await?;

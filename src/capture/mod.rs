@@ -49,7 +49,7 @@ pub enum Event {
 /// - **Liveness**: keepalives are answered on their own timer, also while nobody calls [`Stream::next`];
 ///   reconnecting, with a growing delay, happens inside and shows as [`Event::Opened`].
 /// - **Back-pressure**: at most a set number of events wait inside; then the log waits in the source.
-/// - **Durability**: [`Stream::acknowledge`] promises that everything up to the position is durably marked;
+/// - **Durability**: [`Control::acknowledge`] promises that everything up to the position is durably marked;
 ///   only then may the source forget it.
 /// - **Cancellation**: `next` may be dropped at any await without losing an event.
 #[async_trait]

@@ -325,7 +325,7 @@ impl Ledger {
         epoch.max(product.unwrap_or_default()).max(own.unwrap_or_default())
     }
 
-    /// Judges a result (R6). Stamps above [`Ledger::highest_stamp`]'s reservation must be reserved first.
+    /// Judges a result (R6). Nothing may be written with its stamp or version before they are reserved.
     pub fn accept(&mut self, key: &Key, computed: &Computed) -> Verdict {
         let (epoch, connection, floor) = (self.epoch, self.connection, self.floor);
         let version_floor = self.version_floor;

@@ -4,7 +4,7 @@
 //! connection limits and a drain deadline are decided below the filters. Routes turn texts into the
 //! vocabulary and answers into JSON; what a read means is in [`super::read`].
 //!
-//! Invariant: every request is answered by exactly one line of [`routes`], failures included: nothing is
+//! Invariant: every request is answered by exactly one line of `routes`, failures included: nothing is
 //! left to warp's own texts.
 
 use std::sync::Arc;
