@@ -23,6 +23,7 @@ use crate::{
     key::Key,
     load,
     observe::{Event, Observer},
+    parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
     product::{Catalog, Product, Slot},
     progress::Progress,
@@ -50,56 +51,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 const FORGET_AT_ONCE: usize = 1000;
 /// A request's body.
 const BODY_BYTES: u64 = 1 << 20;
-
-/// Why kck cannot start or go on. The text says what was tried and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}{}", if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") })]
-pub struct Failure {
-    /// What was tried, and the fact that matters.
-    pub what: String,
-    /// What to do.
-    pub hint: String,
-}
-
-impl Failure {
-    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { what: what.into(), hint: hint.into() }
-    }
-}
-
-impl From<postgres::Error> for Failure {
-    fn from(error: postgres::Error) -> Self {
-        let hint = match &error {
-            postgres::Error::Refused { hint, .. } => hint.clone(),
-            postgres::Error::Unreachable { .. } => {
-                "check that the source runs and that [source] url is right".to_owned()
-            }
-            _ => String::new(),
-        };
-        Self::new(postgres::describe_chain(&error), hint)
-    }
-}
-
-impl From<store::Error> for Failure {
-    fn from(error: store::Error) -> Self {
-        Self::new(postgres::describe_chain(&error), "check [store]")
-    }
-}
-
-impl From<resume::Error> for Failure {
-    fn from(error: resume::Error) -> Self {
-        match error {
-            resume::Error::Source(error) => error.into(),
-            resume::Error::Store(error) => error.into(),
-            resume::Error::Epochs => {
-                Self::new(error.to_string(), "give [store] an empty keyspace or directory")
-            }
-            resume::Error::ForeignSlot(_) => {
-                Self::new(error.to_string(), "give [source] slot another name")
-            }
-        }
-    }
-}
 
 /// A running kck.
 pub struct App {
@@ -156,23 +107,6 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     })
 }
 
-/// Everything that lives as long as the process.
-pub(crate) struct Parts {
-    pub(crate) config: Config,
-    pub(crate) names: Names,
-    pub(crate) source: Arc<Source>,
-    pub(crate) replication: Address,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) recompute: Handle,
-    pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) catalog: watch::Sender<Arc<Catalog>>,
-    pub(crate) index: watch::Sender<Arc<Index>>,
-    pub(crate) health: watch::Sender<Arc<Health>>,
-    pub(crate) observer: Observer,
-    /// What each product is matched as.
-    pub(crate) matched: BTreeMap<String, Matched>,
-}
-
 impl App {
     /// Starts every part, in the order of their needs; reads can be answered when it returns.
     ///
@@ -203,8 +137,8 @@ impl App {
         let Rebuilt { resumed, joiners, doubts, .. } = &rebuilt;
         let (resumed, joiners, doubts) = (resumed.clone(), joiners.clone(), doubts.clone());
         let first = First { resumed, joiners, doubts };
-        let parts = Parts::new(config, source, replication, rebuilt, observer);
-        Ok(parts.run(listener, address, first))
+        let parts = assemble(config, source, replication, rebuilt, observer);
+        Ok(spawn(parts, listener, address, first))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -387,127 +321,109 @@ async fn recover(
     Ok((ledger, doubts))
 }
 
-impl Parts {
-    fn new(
-        config: Config,
-        source: Arc<Source>,
-        replication: Address,
-        rebuilt: Rebuilt,
-        observer: Observer,
-    ) -> Self {
-        let Rebuilt { names, store, catalog, index, resumed, matched, ledger, reserve, .. } =
-            rebuilt;
-        let progress = Progress {
-            epoch: resumed.position.epoch,
-            // Below what was acknowledged early and is not visible, also before the stream is open.
-            visible: Inbox::new(resumed.position.lsn, &resumed.early, Vec::new())
-                .pending()
-                .settled(),
-            ..Progress::default()
-        };
-        let (progress, _) = watch::channel(progress);
-        let (catalog, _) = watch::channel(Arc::new(catalog));
-        let (index, _) = watch::channel(Arc::new(index));
-        let slot = SlotHealth { name: names.slot.clone(), ..SlotHealth::default() };
-        let (health, _) = watch::channel(Arc::new(Health { slot, ..Health::default() }));
-        let recompute = Handle::new(recompute::Parts {
-            config: recompute::Config {
-                connections: config.refresh_connections,
-                tracked_keys: config.tracked_keys,
-                answer_bytes: config.answer_bytes,
-                queued_keys: QUEUED_KEYS,
-                batch_keys: BATCH_KEYS,
-                batch_time: BATCH_TIME,
-            },
-            ledger,
-            catalog: catalog.subscribe(),
-            progress: progress.subscribe(),
-            store: Arc::clone(&store),
-            reserve,
-            observer: observer.clone(),
-        });
-        Self {
-            config,
-            names,
-            source,
-            replication,
-            store,
-            recompute,
-            progress,
-            catalog,
-            index,
-            health,
-            observer,
-            matched,
-        }
+/// The parts, each with the ends of the others' channels that it needs.
+fn assemble(
+    config: Config,
+    source: Arc<Source>,
+    replication: Address,
+    rebuilt: Rebuilt,
+    observer: Observer,
+) -> Parts {
+    let Rebuilt { names, store, catalog, index, resumed, matched, ledger, reserve, .. } = rebuilt;
+    let progress = Progress {
+        epoch: resumed.position.epoch,
+        // Below what was acknowledged early and is not visible, also before the stream is open.
+        visible: Inbox::new(resumed.position.lsn, &resumed.early, Vec::new()).pending().settled(),
+        ..Progress::default()
+    };
+    let (progress, _) = watch::channel(progress);
+    let (catalog, _) = watch::channel(Arc::new(catalog));
+    let (index, _) = watch::channel(Arc::new(index));
+    let slot = SlotHealth { name: names.slot.clone(), ..SlotHealth::default() };
+    let (health, _) = watch::channel(Arc::new(Health { slot, ..Health::default() }));
+    let recompute = Handle::new(recompute::Parts {
+        config: recompute::Config {
+            connections: config.refresh_connections,
+            tracked_keys: config.tracked_keys,
+            answer_bytes: config.answer_bytes,
+            queued_keys: QUEUED_KEYS,
+            batch_keys: BATCH_KEYS,
+            batch_time: BATCH_TIME,
+        },
+        ledger,
+        catalog: catalog.subscribe(),
+        progress: progress.subscribe(),
+        store: Arc::clone(&store),
+        reserve,
+        observer: observer.clone(),
+    });
+    Parts {
+        config,
+        names,
+        source,
+        replication,
+        store,
+        recompute,
+        progress,
+        catalog,
+        index,
+        health,
+        observer,
+        matched,
     }
+}
 
-    fn run(self, listener: TcpListener, address: SocketAddr, first: First) -> App {
-        let shutdown = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let context = self.context();
-        let parts = Arc::new(self);
-        tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), shutdown.clone())));
-        let Config { refresh_connections, statement_timeout, .. } = parts.config;
-        let pool = postgres::run::Pool::new(
-            Arc::clone(&parts.source),
-            refresh_connections,
-            statement_timeout,
-        );
-        let recipe = Arc::new(recompute::sql::Sql { pool });
-        tasks.spawn(succeeding(recompute::worker::run(
-            parts.recompute.clone(),
-            recipe,
-            shutdown.clone(),
-        )));
-        let definitions = Definitions {
-            source: Housekeeping::new(Arc::clone(&parts.source)),
-            catalog: parts.catalog.subscribe(),
-            matched: parts.matched.clone(),
-            index: parts.index.subscribe(),
-            publication: parts.names.publication.clone(),
-            recompute: parts.recompute.clone(),
-            store: Arc::clone(&parts.store),
-            progress: parts.progress.clone(),
-            observer: parts.observer.clone(),
-        };
-        tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
-        let health = health::keep(parts.observer.subscribe(), parts.health.clone());
-        tasks.spawn(until(shutdown.clone(), succeeding(health)));
-        tasks.spawn(follow::run(parts, first, shutdown.clone()));
-        App { address, context, shutdown, tasks }
-    }
+/// Sets the parts going.
+fn spawn(parts: Parts, listener: TcpListener, address: SocketAddr, first: First) -> App {
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let context = context(&parts);
+    let parts = Arc::new(parts);
+    tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), shutdown.clone())));
+    let Config { refresh_connections, statement_timeout, .. } = parts.config;
+    let pool =
+        postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
+    let recipe = Arc::new(recompute::sql::Sql { pool });
+    tasks.spawn(succeeding(recompute::worker::run(
+        parts.recompute.clone(),
+        recipe,
+        shutdown.clone(),
+    )));
+    let definitions = Definitions {
+        source: Housekeeping::new(Arc::clone(&parts.source)),
+        catalog: parts.catalog.subscribe(),
+        matched: parts.matched.clone(),
+        index: parts.index.subscribe(),
+        publication: parts.names.publication.clone(),
+        recompute: parts.recompute.clone(),
+        store: Arc::clone(&parts.store),
+        progress: parts.progress.clone(),
+        observer: parts.observer.clone(),
+    };
+    tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
+    let health = health::keep(parts.observer.subscribe(), parts.health.clone());
+    tasks.spawn(until(shutdown.clone(), succeeding(health)));
+    tasks.spawn(follow::run(parts, first, shutdown.clone()));
+    App { address, context, shutdown, tasks }
+}
 
-    fn context(&self) -> Context {
-        let config = &self.config;
-        Context {
-            catalog: self.catalog.subscribe(),
-            recompute: self.recompute.clone(),
-            store: Arc::clone(&self.store),
-            near: Arc::new(Near::new(config.near_cache_bytes)),
-            progress: self.progress.subscribe(),
-            canonical: Arc::new(Canonicaliser::new(Arc::clone(&self.source))),
-            health: self.health.subscribe(),
-            observer: self.observer.clone(),
-            limits: serve::Limits {
-                wait: config.wait,
-                keys_per_request: config.keys_per_request,
-                body_bytes: BODY_BYTES,
-                connections: config.http_connections,
-            },
-        }
-    }
-
-    /// The slot as it was just seen, for whoever shows it.
-    pub(crate) fn weigh(&self, slot: &postgres::slot::Slot) {
-        self.health.send_modify(|health| {
-            let seen = SlotHealth {
-                name: self.names.slot.clone(),
-                retained_bytes: slot.retained_bytes,
-                wal_status: slot.wal_status.clone(),
-            };
-            *health = Arc::new(Health { slot: seen, ..(**health).clone() });
-        });
+fn context(parts: &Parts) -> Context {
+    let config = &parts.config;
+    Context {
+        catalog: parts.catalog.subscribe(),
+        recompute: parts.recompute.clone(),
+        store: Arc::clone(&parts.store),
+        near: Arc::new(Near::new(config.near_cache_bytes)),
+        progress: parts.progress.subscribe(),
+        canonical: Arc::new(Canonicaliser::new(Arc::clone(&parts.source))),
+        health: parts.health.subscribe(),
+        observer: parts.observer.clone(),
+        limits: serve::Limits {
+            wait: config.wait,
+            keys_per_request: config.keys_per_request,
+            body_bytes: BODY_BYTES,
+            connections: config.http_connections,
+        },
     }
 }
 

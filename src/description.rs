@@ -1,10 +1,103 @@
-//! What Postgres says of a product's SQL: parameters, columns, tables, operators, and its rule tree.
+//! What Postgres is asked of a product's SQL, and what it says: parameters, columns, tables, operators, and its
+//! rule tree.
 //!
-//! `postgres::describe` makes one; `depend` reads it. Everything is by oid, never by spelling.
+//! `product` makes the [`Question`], `postgres::describe` the [`Description`], which `depend` reads. What is said
+//! is by oid, never by spelling.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::TableId;
+
+/// Words by which PostgreSQL asks the clock when it reads a date or a time.
+pub const CLOCK_WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+
+/// Whether the text has one of the [`CLOCK_WORDS`].
+#[must_use]
+pub fn has_clock_word(raw: &str) -> bool {
+    let mut words = raw.split(|c: char| !c.is_ascii_alphabetic());
+    words.any(|word| CLOCK_WORDS.iter().any(|clock| word.eq_ignore_ascii_case(clock)))
+}
+
+/// A parameter as the file gives it; its type may be left to Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// `[a-z_][a-z0-9_]*`.
+    pub name: String,
+    /// What the header says: `bigint`.
+    pub type_name: Option<String>,
+    /// For trailing parameters that may be left out.
+    pub default: Option<String>,
+    /// Byte offset in the file of what the header says of it, else of its first use.
+    pub offset: usize,
+}
+
+/// The names that a statement mentions. Only where Postgres gives no tree do tables and functions come from
+/// these: more than the statement reads, never less.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mentions {
+    /// Relations, quoted and qualified as written.
+    pub relations: BTreeSet<String>,
+    /// Functions, without their schema.
+    pub functions: BTreeSet<String>,
+    /// Columns: `o.total` may call the function `total(o)`.
+    pub columns: BTreeSet<String>,
+    /// Operators, without their schema.
+    pub operators: BTreeSet<String>,
+}
+
+/// What Postgres is asked about: a statement with named parameters, and where it stands in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// In key order.
+    pub parameters: Vec<ParameterSpec>,
+    /// The statement cut at its parameters: `pieces[0] :p pieces[1] :q pieces[2]`, without comment header
+    /// and trailing semicolon. See [`Question::sql`].
+    pub pieces: Vec<String>,
+    /// Which parameter (index into `parameters`) stands between `pieces[i]` and `pieces[i + 1]`.
+    pub holes: Vec<usize>,
+    /// What the statement names; unknown where it nests very deeply.
+    pub mentions: Option<Mentions>,
+    /// Byte offset of `pieces[0]` in the file, so that Postgres's error positions can be mapped back.
+    pub offset: usize,
+}
+
+impl Question {
+    /// The statement with each parameter written as `write` says; it is given the parameter's index.
+    pub fn sql(&self, mut write: impl FnMut(usize) -> String) -> String {
+        let mut sql = String::new();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            sql.push_str(piece);
+            if let Some(parameter) = self.holes.get(index) {
+                sql.push_str(&write(*parameter));
+            }
+        }
+        sql
+    }
+
+    /// The byte offset in the file of a character (from 0) of [`Question::sql`] with the same `write`.
+    pub fn offset_of(&self, character: usize, mut write: impl FnMut(usize) -> String) -> usize {
+        let (mut offset, mut left) = (self.offset, character);
+        for (index, piece) in self.pieces.iter().enumerate() {
+            if let Some((inside, _)) = piece.char_indices().nth(left) {
+                return offset + inside;
+            }
+            left -= piece.chars().count();
+            offset += piece.len();
+            let Some((hole, parameter)) =
+                self.holes.get(index).and_then(|hole| Some((*hole, self.parameters.get(*hole)?)))
+            else {
+                break;
+            };
+            let written = write(hole).chars().count();
+            if left < written {
+                return offset;
+            }
+            left -= written;
+            offset += 1 + parameter.name.len();
+        }
+        offset
+    }
+}
 
 /// A type, as far as keys and rules need it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     advance::{self, Inbox, Step},
-    app::{Failure, Parts},
     capture::{
         self, Stream,
         guard::{self, Verdict},
@@ -22,6 +21,7 @@ use crate::{
     key::Key,
     load,
     observe::Event,
+    parts::{Failure, Parts},
     pipeline::{self, Pipeline},
     postgres::{Housekeeping, describe_chain, slot},
     progress::Progress,

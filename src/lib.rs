@@ -46,6 +46,7 @@ pub mod join;
 pub mod load;
 pub mod local;
 pub mod observe;
+pub mod parts;
 pub mod pipeline;
 pub mod postgres;
 pub mod resume;

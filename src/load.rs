@@ -51,9 +51,11 @@ pub async fn product(
     client: &mut Client,
     draft: Draft,
 ) -> Result<Result<Product, Vec<Fault>>, postgres::Error> {
-    let description = match describe::describe(client, &draft).await {
+    let description = match describe::describe(client, &draft.question).await {
         Ok(description) => description,
-        Err(describe::DescribeError::Refused(fault)) => return Ok(Err(vec![*fault])),
+        Err(describe::DescribeError::Refused(why)) => {
+            return Ok(Err(vec![draft.fault(why.offset, why.message, why.hint)]));
+        }
         Err(describe::DescribeError::Source(error)) => return Err(error),
     };
     Ok(build::build(draft, description).and_then(|product| {
@@ -62,7 +64,7 @@ pub async fn product(
             None => Ok(product),
             Some(refusal) => {
                 let (what, hint) = refusal.split_once(": ").unwrap_or((&refusal, ""));
-                Err(vec![product.draft.fault(product.draft.offset, what, hint)])
+                Err(vec![product.draft.fault(product.draft.question.offset, what, hint)])
             }
         }
     }))
@@ -84,7 +86,7 @@ pub fn refuse_unpublished(catalog: &mut Catalog, index: &Index, unusable: &[Unus
             } else {
                 format!("run {}", table.fix)
             };
-            let fault = product.draft.fault(product.draft.offset, what, hint);
+            let fault = product.draft.fault(product.draft.question.offset, what, hint);
             match catalog.products.get_mut(product.name()) {
                 Some(Slot::Broken(faults)) => faults.push(fault),
                 Some(slot) => *slot = Slot::Broken(vec![fault]),

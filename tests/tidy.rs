@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("product", &[]),
     ("depend", &["product"]),
     ("store", &[]),
-    ("postgres", &["product"]),
+    ("postgres", &[]),
     ("capture", &["postgres"]),
     ("recompute", &["postgres", "product", "store"]),
     ("serve", &["postgres", "product", "recompute", "store"]),
@@ -30,17 +30,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("advance", &["capture", "depend", "postgres", "recompute", "store"]),
     ("pipeline", &["advance", "capture", "depend", "recompute"]),
     ("join", &["capture", "depend", "postgres", "recompute", "store"]),
-    ("definitions", &["postgres", "product", "recompute", "store"]),
+    ("definitions", &["depend", "load", "postgres", "product", "recompute", "store"]),
     ("load", &["depend", "postgres", "product"]),
     ("resume", &["postgres", "store"]),
     ("health", &["serve"]),
     (
+        "parts",
+        &["config", "depend", "postgres", "product", "recompute", "resume", "serve", "store"],
+    ),
+    (
         "follow",
-        &["advance", "app", "capture", "join", "load", "pipeline", "postgres", "resume", "store"],
+        &["advance", "capture", "join", "load", "parts", "pipeline", "postgres", "resume", "store"],
     ),
     (
         "app",
         &[
+            "advance",
             "config",
             "definitions",
             "depend",
@@ -48,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "health",
             "join",
             "load",
+            "parts",
             "postgres",
             "product",
             "recompute",
@@ -56,14 +62,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("cli", &["app", "config", "depend", "load", "local", "postgres", "product", "serve"]),
+    ("cli", &["app", "config", "depend", "load", "local", "parts", "postgres", "product", "serve"]),
     ("main", &["cli"]),
 ];
 
 /// Crate → the only places that name it, so that it can be replaced there.
 const LIVES_IN: &[(&str, &[&str])] = &[
-    // `load` and `resume` are handed a connection and hand it on; the demo and the bench are users of a database.
-    ("tokio_postgres", &["postgres", "load", "resume", "cli/demo", "cli/bench"]),
+    ("tokio_postgres", &["postgres"]),
     ("tokio_postgres_rustls", &["postgres/connect"]),
     ("postgres_protocol", &["capture"]),
     ("pg_query", &["product/parse"]),

@@ -5,6 +5,7 @@ use clap::Args;
 use super::{ConfigArgs, Stop, environment, say};
 use crate::{
     app, load,
+    parts::Failure,
     postgres::{Source, publication},
     product::{Catalog, Slot},
 };
@@ -36,11 +37,11 @@ impl Check {
         }
         let address = app::address(&config, &config.source_url, &environment())?;
         let source = Source::new(address);
-        let mut client = source.connect("describe", &[]).await.map_err(app::Failure::from)?;
-        let mut catalog = load::catalog(&mut client, loaded).await.map_err(app::Failure::from)?;
+        let mut client = source.connect("describe", &[]).await.map_err(Failure::from)?;
+        let mut catalog = load::catalog(&mut client, loaded).await.map_err(Failure::from)?;
         let index = load::index(&catalog);
         let unusable = publication::unusable_identities(&client, &index.tables().collect()).await;
-        load::refuse_unpublished(&mut catalog, &index, &unusable.map_err(app::Failure::from)?);
+        load::refuse_unpublished(&mut catalog, &index, &unusable.map_err(Failure::from)?);
         print(&catalog, &index)
     }
 }

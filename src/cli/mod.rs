@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{app::Failure, config::Config};
+use crate::{config::Config, parts::Failure};
 
 mod bench;
 mod check;

@@ -3,9 +3,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
-    description::Description,
+    description::{Description, Mentions, ParameterSpec, Question},
     entry::Fingerprint,
-    product::{Draft, Mentions, ParameterSpec, Policy, Product},
+    product::{Draft, Policy, Product},
 };
 
 pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> {
@@ -20,11 +20,13 @@ pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> 
             name: name.into(),
             file: PathBuf::new(),
             policy: Policy::default(),
-            parameters: (1..=parameters).map(parameter).collect(),
-            pieces: vec![sql.to_owned()],
-            holes: vec![],
-            mentions: Some(Mentions::default()),
-            offset: 0,
+            question: Question {
+                parameters: (1..=parameters).map(parameter).collect(),
+                pieces: vec![sql.to_owned()],
+                holes: vec![],
+                mentions: Some(Mentions::default()),
+                offset: 0,
+            },
             text: sql.to_owned(),
         },
         parameters: vec![],

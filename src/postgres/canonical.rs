@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, types::Type as WireType};
 
 use super::Error;
-use crate::{description::Type, product::canonical::has_clock_word};
+use crate::description::{Type, has_clock_word};
 
 /// A connection that is asked for canonical texts.
 pub struct Asker(Client);

@@ -1,4 +1,4 @@
-//! What Postgres says of a product: a draft → a [`Description`].
+//! What Postgres says of a product: a [`Question`] → a [`Description`].
 //!
 //! The statement becomes a temporary view in a transaction that is rolled back; its rule tree, and the trees of
 //! the views, functions and policies below it, name by oid everything that is read.
@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{
     change::TableId,
-    description::{Description, Function, OutputColumn, Table, Type},
-    product::{Draft, Fault},
+    description::{Description, Function, OutputColumn, Question, Table, Type},
 };
 
 /// Far more than statements have; a limit on what a catalogue may make kck read.
@@ -28,30 +27,44 @@ const TRIES_MAX: usize = 5;
 
 const VIEW: &str = "pg_temp.kck_described_product";
 
+/// What Postgres refuses of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Byte offset in the file of what is wrong.
+    pub offset: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
 /// Why a product has no description.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
     /// The product's fault.
-    #[error("{0}")]
-    Refused(Box<Fault>),
+    #[error("{}", .0.message)]
+    Refused(Refusal),
     /// Nothing can be said of the product for now.
     #[error(transparent)]
     Source(#[from] Error),
 }
 
-/// Asks Postgres what the statement of a draft means. The connection has kck's settings.
+/// Asks Postgres what a statement means. The connection has kck's settings.
 ///
 /// # Errors
 /// [`DescribeError`]
-pub async fn describe(client: &mut Client, draft: &Draft) -> Result<Description, DescribeError> {
+pub async fn describe(
+    client: &mut Client,
+    question: &Question,
+) -> Result<Description, DescribeError> {
     let mut base = Description::default();
-    let (parameters, columns) = types(client, draft).await?;
+    let (parameters, columns) = types(client, question).await?;
     base.parameters = parameters;
     base.columns = columns;
-    match in_transaction(client, draft, &base, true).await {
+    match in_transaction(client, question, &base, true).await {
         Err(Failed::NoView(why)) => {
             base.note = Some(format!("no temporary view can be made of it: {why}"));
-            in_transaction(client, draft, &base, false).await.map_err(DescribeError::from)
+            in_transaction(client, question, &base, false).await.map_err(DescribeError::from)
         }
         other => other.map_err(DescribeError::from),
     }
@@ -60,14 +73,14 @@ pub async fn describe(client: &mut Client, draft: &Draft) -> Result<Description,
 /// Why a transaction gave nothing.
 enum Failed {
     NoView(String),
-    Refused(Box<Fault>),
+    Refused(Refusal),
     Source(Error),
 }
 
 impl From<Failed> for DescribeError {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Refused(fault) => Self::Refused(fault),
+            Failed::Refused(why) => Self::Refused(why),
             Failed::Source(error) => Self::Source(error),
             Failed::NoView(message) => Self::Source(Error::Statement {
                 sqlstate: "XX000".to_owned(),
@@ -86,31 +99,31 @@ fn fail(error: tokio_postgres::Error) -> Failed {
 /// statement is read again with all of them, as it will run.
 async fn types(
     client: &Client,
-    draft: &Draft,
+    question: &Question,
 ) -> Result<(Vec<Type>, Vec<OutputColumn>), DescribeError> {
-    let mut said = Vec::with_capacity(draft.parameters.len());
-    let mut modifiers = Vec::with_capacity(draft.parameters.len());
-    for parameter in &draft.parameters {
+    let mut said = Vec::with_capacity(question.parameters.len());
+    let mut modifiers = Vec::with_capacity(question.parameters.len());
+    for parameter in &question.parameters {
         let (type_, modifier) = match &parameter.type_name {
             Some(name) => said_type(client, name)
                 .await
-                .map_err(|error| refused(draft, error, |_| parameter.offset))?,
+                .map_err(|error| refused(question, error, |_| parameter.offset))?,
             None => (WireType::UNKNOWN, -1),
         };
         said.push(type_);
         modifiers.push(modifier);
     }
     let numbered = |index: usize| format!("${}", index + 1);
-    let sql = draft.sql(numbered);
-    let at = |position: usize| draft.offset_of(position, numbered);
+    let sql = question.sql(numbered);
+    let at = |position: usize| question.offset_of(position, numbered);
     let mut prepared =
-        client.prepare_typed(&sql, &said).await.map_err(|error| refused(draft, error, at))?;
+        client.prepare_typed(&sql, &said).await.map_err(|error| refused(question, error, at))?;
     if said.contains(&WireType::UNKNOWN) {
         let inferred = prepared.params().to_vec();
         prepared = client
             .prepare_typed(&sql, &inferred)
             .await
-            .map_err(|error| refused(draft, error, at))?;
+            .map_err(|error| refused(question, error, at))?;
     }
     let parameters = prepared.params().iter().map(WireType::oid).zip(modifiers).collect();
     let parameters = named_types(client, parameters).await?;
@@ -155,7 +168,7 @@ fn letter(row: &Row, column: usize) -> Result<char, tokio_postgres::Error> {
 
 /// Sorts what Postgres said to the statement: its fault, or the source's.
 fn refused(
-    draft: &Draft,
+    question: &Question,
     error: tokio_postgres::Error,
     offset: impl Fn(usize) -> usize,
 ) -> DescribeError {
@@ -172,8 +185,8 @@ fn refused(
         // What cannot be inferred has no position.
         _ => {
             let numbered = |index: usize| said.message().ends_with(&format!(" ${}", index + 1));
-            let named = (0..draft.parameters.len()).find(|index| numbered(*index));
-            let parameter = named.and_then(|index| draft.parameters.get(index));
+            let named = (0..question.parameters.len()).find(|index| numbered(*index));
+            let parameter = named.and_then(|index| question.parameters.get(index));
             parameter.map_or_else(|| offset(0), |parameter| parameter.offset)
         }
     };
@@ -187,11 +200,11 @@ fn refused(
         (None, "42501") => "grant kck's role what it needs to read this".to_owned(),
         (None, _) => "try the statement in psql".to_owned(),
     };
-    let names = draft.parameters.iter().enumerate().rev();
+    let names = question.parameters.iter().enumerate().rev();
     let message = names.fold(said.message().to_owned(), |message, (index, parameter)| {
         message.replace(&format!("${}", index + 1), &format!(":{}", parameter.name))
     });
-    DescribeError::Refused(Box::new(draft.fault(offset, message, hint)))
+    DescribeError::Refused(Refusal { offset, message, hint })
 }
 
 /// Syntax, names, rights and types; values; what is not supported; what only reads; schemas; too complex.
@@ -201,16 +214,16 @@ fn is_of_the_statement(sqlstate: &str) -> bool {
 
 async fn in_transaction(
     client: &mut Client,
-    draft: &Draft,
+    question: &Question,
     base: &Description,
     with_view: bool,
 ) -> Result<Description, Failed> {
     let transaction =
         client.build_transaction().read_only(!with_view).start().await.map_err(fail)?;
-    let view = if with_view { Some(make_view(&transaction, draft, base).await?) } else { None };
+    let view = if with_view { Some(make_view(&transaction, question, base).await?) } else { None };
     let mut before = None;
     for _ in 0..TRIES_MAX {
-        let read = read(&transaction, draft, base, view.as_ref()).await?;
+        let read = read(&transaction, question, base, view.as_ref()).await?;
         // Each question sees the catalogue of its own moment: what is read twice alike was so throughout.
         if before.as_ref() == Some(&read) {
             transaction.rollback().await.map_err(fail)?;
@@ -229,10 +242,10 @@ struct View {
 
 async fn make_view(
     transaction: &Transaction<'_>,
-    draft: &Draft,
+    question: &Question,
     base: &Description,
 ) -> Result<View, Failed> {
-    let sql = draft.sql(|index| {
+    let sql = question.sql(|index| {
         let type_ = base.parameters.get(index).map_or("text", |type_| type_.name.as_str());
         format!("(pg_catalog.current_setting('kck.p{}')::{type_})", index + 1)
     });
@@ -260,7 +273,7 @@ async fn make_view(
 
 async fn read(
     transaction: &Transaction<'_>,
-    draft: &Draft,
+    question: &Question,
     base: &Description,
     view: Option<&View>,
 ) -> Result<Description, Failed> {
@@ -270,11 +283,11 @@ async fn read(
             reads.skip = view.oid;
             reads.tree(&view.tree, Reader::CURRENT);
         }
-        None => mentioned(transaction, draft, &mut reads).await?,
+        None => mentioned(transaction, question, &mut reads).await?,
     }
     close(transaction, &mut reads).await?;
     let mut description = Description { tree: view.map(|view| view.tree.clone()), ..base.clone() };
-    tables(transaction, draft, &reads, &mut description).await?;
+    tables(transaction, question, &reads, &mut description).await?;
     functions(transaction, &reads, &mut description).await?;
     operators(transaction, &reads, &mut description).await?;
     description.view_trees = reads.view_trees;
@@ -408,15 +421,17 @@ fn absorb(
 /// Without a tree: whatever the statement's names may stand for.
 async fn mentioned(
     transaction: &Transaction<'_>,
-    draft: &Draft,
+    question: &Question,
     reads: &mut Reads,
 ) -> Result<(), Failed> {
     let sql = include_str!("../../sql/postgres/describe_mentions.sql");
     let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<String>>();
-    let Some(mentions) = &draft.mentions else {
-        let hint = "grant kck's role TEMP on the database, or nest the statement less";
-        let fault = draft.fault(draft.offset, "nobody can tell which tables it reads", hint);
-        return Err(Failed::Refused(Box::new(fault)));
+    let Some(mentions) = &question.mentions else {
+        return Err(Failed::Refused(Refusal {
+            offset: question.offset,
+            message: "nobody can tell which tables it reads".to_owned(),
+            hint: "grant kck's role TEMP on the database, or nest the statement less".to_owned(),
+        }));
     };
     let (relations, functions) = (list(&mentions.relations), list(&mentions.functions));
     let (columns, operators) = (list(&mentions.columns), list(&mentions.operators));
@@ -437,7 +452,7 @@ async fn mentioned(
 
 async fn tables(
     transaction: &Transaction<'_>,
-    draft: &Draft,
+    question: &Question,
     reads: &Reads,
     description: &mut Description,
 ) -> Result<(), Failed> {
@@ -449,9 +464,9 @@ async fn tables(
     for row in &rows {
         let (table, readable) = table(row).map_err(fail)?;
         if !readable {
-            let what = format!("kck's role may not read {}.{}", table.schema, table.name);
+            let message = format!("kck's role may not read {}.{}", table.schema, table.name);
             let hint = format!("grant select on {}.{} to it", table.schema, table.name);
-            return Err(Failed::Refused(Box::new(draft.fault(draft.offset, what, hint))));
+            return Err(Failed::Refused(Refusal { offset: question.offset, message, hint }));
         }
         description.tables.push(table);
     }

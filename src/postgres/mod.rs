@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-pub use tokio_postgres::Client;
+pub use tokio_postgres::{Client, Statement};
 
 use crate::change::TableId;
 
@@ -120,8 +120,8 @@ struct Open {
     client: Client,
     /// The history that the connection was checked against (R10).
     history: u64,
-    barrier: tokio_postgres::Statement,
-    catalogue: Option<tokio_postgres::Statement>,
+    barrier: Statement,
+    catalogue: Option<Statement>,
 }
 
 /// No small question takes longer; one that does is given up with its connection.

@@ -3,12 +3,12 @@
 use sha2::{Digest, Sha256};
 
 use crate::{
-    description::{Description, OutputColumn, Type},
+    description::{Description, OutputColumn, ParameterSpec, Type},
     entry::Fingerprint,
 };
 
 use super::{
-    Draft, Fault, ParameterSpec, Product,
+    Draft, Fault, Product,
     parameter::{Canonical, Form, Parameter},
 };
 
@@ -18,8 +18,8 @@ use super::{
 /// Every fault found.
 pub fn build(draft: Draft, description: Description) -> Result<Product, Vec<Fault>> {
     let mut faults = refusals(&draft, &description);
-    let mut parameters = Vec::with_capacity(draft.parameters.len());
-    for (spec, type_) in draft.parameters.iter().zip(&description.parameters) {
+    let mut parameters = Vec::with_capacity(draft.question.parameters.len());
+    for (spec, type_) in draft.question.parameters.iter().zip(&description.parameters) {
         match parameter(&draft, spec, type_) {
             Ok(parameter) => parameters.push(parameter),
             Err(fault) => faults.push(fault),
@@ -36,7 +36,11 @@ pub fn build(draft: Draft, description: Description) -> Result<Product, Vec<Faul
 fn refusals(draft: &Draft, description: &Description) -> Vec<Fault> {
     let mut faults = Vec::new();
     if description.columns.is_empty() {
-        faults.push(draft.fault(draft.offset, "the answer has no columns", "select something"));
+        faults.push(draft.fault(
+            draft.question.offset,
+            "the answer has no columns",
+            "select something",
+        ));
     }
     for table in description
         .tables
@@ -45,7 +49,7 @@ fn refusals(draft: &Draft, description: &Description) -> Vec<Fault> {
     {
         let what = format!("row security of {}.{} applies to kck's role", table.schema, table.name);
         let hint = "every reader gets the rows that kck's role may see: say so with rls = \"kck\", or read another table";
-        faults.push(draft.fault(draft.offset, what, hint));
+        faults.push(draft.fault(draft.question.offset, what, hint));
     }
     faults
 }
@@ -121,7 +125,7 @@ fn fingerprint(
 ) -> Fingerprint {
     let mut hash = Hash::default();
     hash.add("product");
-    hash.add(&draft.sql(|index| format!("\0{index}\0")));
+    hash.add(&draft.question.sql(|index| format!("\0{index}\0")));
     hash.add(&format!("{shape:?} {}", draft.policy.change));
     for parameter in parameters {
         hash.add_type(&parameter.type_);

@@ -5,6 +5,7 @@
 //! certain: the source would refuse too (or it is a clock word).
 
 use super::parameter::Canonical;
+use crate::description::has_clock_word;
 
 const NOT_A_NUMBER: &str = "it is not a number";
 const NOT_AN_INTEGER: &str = "it is not a whole number";
@@ -19,17 +20,6 @@ fn text(text: impl Into<String>) -> Canonical {
 /// What C's `isspace` trims.
 fn trim(raw: &str) -> &str {
     raw.trim_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r'])
-}
-
-/// Whether the text has a word by which PostgreSQL asks the clock when it reads a date or a time.
-#[must_use]
-pub fn has_clock_word(raw: &str) -> bool {
-    let mut words = raw.split(|c: char| !c.is_ascii_alphabetic());
-    words.any(|word| {
-        ["now", "today", "tomorrow", "yesterday"]
-            .iter()
-            .any(|clock| word.eq_ignore_ascii_case(clock))
-    })
 }
 
 /// Digits after PostgreSQL 16's `0x`, `0o`, `0b`, or with `_` between: earlier versions refuse them.

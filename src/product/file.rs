@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Draft, Fault, ParameterSpec, parse, policy};
+use super::{Draft, Fault, parse, policy};
+use crate::description::{ParameterSpec, Question};
 
 /// The largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -87,15 +88,18 @@ pub fn draft(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>>
         parameters.iter().position(|parameter| parameter.name == *name)
     };
     let holes = statement.holes.iter().filter_map(place).collect();
-    Ok(Draft {
-        name: name.to_owned(),
-        file: file.to_owned(),
-        policy: header.policy,
+    let question = Question {
         holes,
         parameters,
         pieces: statement.pieces,
         mentions: statement.mentions,
         offset: statement.offset,
+    };
+    Ok(Draft {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        policy: header.policy,
+        question,
         text,
     })
 }
@@ -390,9 +394,10 @@ mod tests {
             "/* kck\nparams = { b = \"int\", a = { default = \"2\" } } */\nselect :a + :b * :a",
         )
         .unwrap();
-        let names: Vec<_> = draft.parameters.iter().map(|spec| spec.name.as_str()).collect();
+        let names: Vec<_> =
+            draft.question.parameters.iter().map(|spec| spec.name.as_str()).collect();
         assert_eq!(names, ["b", "a"]);
-        assert_eq!(draft.sql(|i| format!("${}", i + 1)), "select $2 + $1 * $2");
+        assert_eq!(draft.question.sql(|i| format!("${}", i + 1)), "select $2 + $1 * $2");
     }
 
     #[test]
@@ -425,13 +430,17 @@ mod tests {
     fn positions_lead_back_to_the_file() {
         let draft = one("/* kck */\nselect :name, 'æ', missing\nfrom t where :b = :name").unwrap();
         let write = |index: usize| format!("${}", index + 1);
-        let sql = draft.sql(write);
+        let sql = draft.question.sql(write);
         for word in ["select", "missing", "from", "where", "= "] {
             let character = sql[..sql.find(word).unwrap()].chars().count();
-            assert_eq!(draft.offset_of(character, write), draft.text.find(word).unwrap(), "{word}");
+            assert_eq!(
+                draft.question.offset_of(character, write),
+                draft.text.find(word).unwrap(),
+                "{word}"
+            );
         }
         let at = sql[..sql.find("$2").unwrap()].chars().count();
-        assert_eq!(draft.offset_of(at + 1, write), draft.text.find(":b").unwrap());
+        assert_eq!(draft.question.offset_of(at + 1, write), draft.text.find(":b").unwrap());
         let fault = draft.fault(draft.text.find("missing").unwrap(), "x", "y");
         assert_eq!((fault.line, fault.column), (2, 20));
     }

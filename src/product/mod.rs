@@ -8,14 +8,17 @@
 //! have types that keys can be made of.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use crate::{description::Description, entry::Fingerprint};
+use crate::{
+    description::{Description, Question},
+    entry::Fingerprint,
+};
 
 pub mod build;
 pub mod canonical;
@@ -136,33 +139,6 @@ impl Default for Policy {
     }
 }
 
-/// A parameter as the file gives it; its type may be left to Postgres.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParameterSpec {
-    /// `[a-z_][a-z0-9_]*`.
-    pub name: String,
-    /// What the header says: `bigint`.
-    pub type_name: Option<String>,
-    /// For trailing parameters that may be left out.
-    pub default: Option<String>,
-    /// Byte offset in the file of what the header says of it, else of its first use.
-    pub offset: usize,
-}
-
-/// The names that a statement mentions. Only where Postgres gives no tree do tables and functions come from
-/// these: more than the statement reads, never less.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Mentions {
-    /// Relations, quoted and qualified as written.
-    pub relations: BTreeSet<String>,
-    /// Functions, without their schema.
-    pub functions: BTreeSet<String>,
-    /// Columns: `o.total` may call the function `total(o)`.
-    pub columns: BTreeSet<String>,
-    /// Operators, without their schema.
-    pub operators: BTreeSet<String>,
-}
-
 /// A file that was read and found sound, before Postgres was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
@@ -172,58 +148,13 @@ pub struct Draft {
     pub file: PathBuf,
     /// Its settings.
     pub policy: Policy,
-    /// In key order.
-    pub parameters: Vec<ParameterSpec>,
-    /// The statement cut at its parameters: `pieces[0] :p pieces[1] :q pieces[2]`, without comment header
-    /// and trailing semicolon. See [`Draft::sql`].
-    pub pieces: Vec<String>,
-    /// Which parameter (index into `parameters`) stands between `pieces[i]` and `pieces[i + 1]`.
-    pub holes: Vec<usize>,
-    /// What the statement names; unknown where it nests very deeply.
-    pub mentions: Option<Mentions>,
-    /// Byte offset of `pieces[0]` in the file, so that Postgres's error positions can be mapped back.
-    pub offset: usize,
+    /// What the source is asked; its offsets are those of `text`.
+    pub question: Question,
     /// The file's own text.
     pub text: String,
 }
 
 impl Draft {
-    /// The statement with each parameter written as `write` says; it is given the parameter's index.
-    pub fn sql(&self, mut write: impl FnMut(usize) -> String) -> String {
-        let mut sql = String::with_capacity(self.text.len());
-        for (index, piece) in self.pieces.iter().enumerate() {
-            sql.push_str(piece);
-            if let Some(parameter) = self.holes.get(index) {
-                sql.push_str(&write(*parameter));
-            }
-        }
-        sql
-    }
-
-    /// The byte offset in the file of a character (from 0) of [`Draft::sql`] with the same `write`.
-    pub fn offset_of(&self, character: usize, mut write: impl FnMut(usize) -> String) -> usize {
-        let (mut offset, mut left) = (self.offset, character);
-        for (index, piece) in self.pieces.iter().enumerate() {
-            if let Some((inside, _)) = piece.char_indices().nth(left) {
-                return offset + inside;
-            }
-            left -= piece.chars().count();
-            offset += piece.len();
-            let Some((hole, parameter)) =
-                self.holes.get(index).and_then(|hole| Some((*hole, self.parameters.get(*hole)?)))
-            else {
-                break;
-            };
-            let written = write(hole).chars().count();
-            if left < written {
-                return offset;
-            }
-            left -= written;
-            offset += 1 + parameter.name.len();
-        }
-        offset
-    }
-
     /// A fault at a byte offset of the file.
     #[must_use]
     pub fn fault(&self, offset: usize, what: impl Into<String>, hint: impl Into<String>) -> Fault {

@@ -11,7 +11,8 @@ use pg_query::{
 };
 use serde_json::Value;
 
-use super::{Fault, Mentions};
+use super::Fault;
+use crate::description::Mentions;
 
 /// The most parameters a product may have: a path has that many segments.
 const PARAMETERS_MAX: usize = 64;

@@ -7,7 +7,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Eager, Fault, ParameterSpec, Policy, ResultKind, Stale, parse};
+use super::{Eager, Fault, Policy, ResultKind, Stale, parse};
+use crate::description::ParameterSpec;
 
 const SETTINGS: [&str; 12] = [
     "description",

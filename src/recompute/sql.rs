@@ -25,7 +25,7 @@ pub fn statement(product: &Product) -> String {
         let cast = parameters.get(index).map_or("text", |parameter| parameter.type_.name.as_str());
         format!("(kck_keys.kck_p{}::{cast})", index + 1)
     };
-    let inner = product.draft.sql(hole);
+    let inner = product.draft.question.sql(hole);
     let columns: Vec<String> =
         (1..=product.description.columns.len().max(1)).map(|n| format!("kck_c{n}")).collect();
     let json =

@@ -57,9 +57,11 @@ async fn connected(url: &str) -> Client {
 /// What is said of a product with this text, or why it is refused.
 async fn said(client: &mut Client, text: &str) -> Result<Description, String> {
     let draft = file::draft("p", Path::new("p.sql"), text.to_owned()).unwrap();
-    let description = match describe(client, &draft).await {
+    let description = match describe(client, &draft.question).await {
         Ok(description) => description,
-        Err(DescribeError::Refused(fault)) => return Err(fault.to_string()),
+        Err(DescribeError::Refused(why)) => {
+            return Err(draft.fault(why.offset, why.message, why.hint).to_string());
+        }
         Err(error) => panic!("{text}: {error}"),
     };
     match build::build(draft, description.clone()) {

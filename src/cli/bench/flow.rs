@@ -8,7 +8,6 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use tokio::time::Instant;
-use tokio_postgres::{Client, Statement};
 
 use crate::{
     cli::{
@@ -20,6 +19,7 @@ use crate::{
         },
         say, told_to_stop,
     },
+    postgres::{Client, Statement},
     product::Slot,
 };
 
@@ -118,7 +118,9 @@ impl Sides {
     async fn open(own: &Own) -> Result<Self, Stop> {
         let client = own.connect("bench").await?;
         let sql = match own.context.catalog.borrow().products.get("orders_of") {
-            Some(Slot::Ready(product)) => product.draft.sql(|hole| format!("${}", hole + 1)),
+            Some(Slot::Ready(product)) => {
+                product.draft.question.sql(|hole| format!("${}", hole + 1))
+            }
             _ => {
                 return Err(Stop::cannot(
                     "load orders_of: it is broken\n  hint: KCK_LOG=info tells why",
@@ -219,6 +221,6 @@ fn has(answer: &Value, order: i64, total: i64) -> bool {
     rows.any(|row| is(row, "id", order) && is(row, "total", total))
 }
 
-fn failed(error: tokio_postgres::Error) -> Stop {
+fn failed(error: impl std::error::Error) -> Stop {
     refused("ask the database", error)
 }

@@ -11,16 +11,16 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Failure},
+    app::App,
     cli::{Stop, environment, say},
     config::Config,
     local::{self, Postgres, PostgresSettings},
     observe::Observer,
-    postgres::{self, address::Address, connect},
+    parts::Failure,
+    postgres::{self, Client, address::Address, connect},
     product::Slot,
     progress::Progress,
     serve::Context,
@@ -174,7 +174,7 @@ async fn client(url: &str, role: &str) -> Result<Client, Stop> {
 }
 
 /// What the database said to `action`.
-pub(in crate::cli) fn refused(action: &str, error: tokio_postgres::Error) -> Stop {
+pub(in crate::cli) fn refused(action: &str, error: impl std::error::Error) -> Stop {
     Stop::cannot(format!("{action}: {}", postgres::describe_chain(&error)))
 }
 

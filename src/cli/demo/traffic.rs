@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_postgres::{Client, Statement};
 
 use super::own::{POSITION, refused};
-use crate::cli::Stop;
+use crate::{
+    cli::Stop,
+    postgres::{Client, Statement},
+};
 
 /// What the shop does, over and over; each returns a key that it touches, or nothing where there is nothing to do.
 const STEPS: &[&str] =
@@ -73,6 +75,6 @@ impl Traffic {
     }
 }
 
-fn failed(error: tokio_postgres::Error) -> Stop {
+fn failed(error: impl std::error::Error) -> Stop {
     refused("trade in the shop", error)
 }

@@ -8,10 +8,7 @@ use super::{
     settled::settled,
     tree::{Node, Value},
 };
-use crate::description::{Description, Function, Table};
-
-/// Literals that a date's or a time's input reads from the clock. Postgres folds them before the rule tree.
-const CLOCK_WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+use crate::description::{CLOCK_WORDS, Description, Function, Table};
 
 /// Types whose input depends on the text alone (`pg_type.oid`): not dates and times, which know clock words;
 /// not names of catalogue objects; not arrays, ranges and rows, which may hold either.
@@ -160,8 +157,8 @@ fn plain(type_oid: u32, parameters: &Parameters<'_>) -> bool {
     PLAIN_TYPES.contains(&type_oid) || parameters.is_enum(type_oid)
 }
 
-/// Clock words anywhere in the SQL: which of them stand in literals is not worth knowing, for beside a
-/// literal of a date or time they seldom mean something else.
+/// Clock words anywhere in the SQL, since Postgres folds such literals before the rule tree: which of them stand
+/// in literals is not worth knowing, for beside a literal of a date or time they seldom mean something else.
 fn clock_words(sql: &str) -> Vec<String> {
     let sql = sql.to_lowercase();
     // Literals with a new line between them are one: 'to'⏎'day'.

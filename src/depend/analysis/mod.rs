@@ -30,7 +30,7 @@ use tree::{Node, Value};
 #[must_use]
 pub fn analyse(product: &Product, description: &Description) -> Rules {
     let names: Vec<String> =
-        product.draft.parameters.iter().map(|parameter| parameter.name.clone()).collect();
+        product.draft.question.parameters.iter().map(|parameter| parameter.name.clone()).collect();
     let query = description.tree.as_deref().and_then(tree::read);
     let views: BTreeMap<u32, Value<'_>> = description
         .view_trees
@@ -59,7 +59,7 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
     Rules {
         tables: undescribed.chain(tables).collect(),
         time: clock::reasons(
-            &product.draft.pieces,
+            &product.draft.question.pieces,
             query.as_ref(),
             &views,
             &parameters,

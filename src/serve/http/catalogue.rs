@@ -86,7 +86,7 @@ struct ParameterView {
 impl ReadyView {
     fn of(product: &Product) -> Self {
         let policy = &product.draft.policy;
-        let specs = product.draft.parameters.iter().zip(&product.description.parameters);
+        let specs = product.draft.question.parameters.iter().zip(&product.description.parameters);
         let parameters = specs.map(|(spec, type_)| ParameterView {
             name: spec.name.clone(),
             type_name: type_.name.clone(),

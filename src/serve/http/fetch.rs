@@ -150,7 +150,7 @@ fn type_of(context: &Context, product: &str, parameter: &str) -> Option<String> 
     let Slot::Ready(product) = catalog.products.get(product)? else {
         return None;
     };
-    let named = product.draft.parameters.iter().zip(&product.description.parameters);
+    let named = product.draft.question.parameters.iter().zip(&product.description.parameters);
     named.filter(|(spec, _)| spec.name == parameter).map(|(_, type_)| type_.name.clone()).next()
 }
 
