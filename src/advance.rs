@@ -131,10 +131,15 @@ impl Inbox {
 
     /// A transaction is complete.
     pub fn commit(&self, transaction: &Transaction) {
-        let known = self.pending().commit(transaction);
-        self.positions().received(transaction.end);
-        if known {
-            self.positions().covered(transaction.end);
+        {
+            // Both at once: what is pending and early must be found covered.
+            let mut pending = self.pending();
+            let known = pending.commit(transaction);
+            let mut positions = self.positions();
+            positions.received(transaction.end);
+            if known {
+                positions.covered(transaction.end);
+            }
         }
         self.arrived.notify_one();
     }
@@ -250,7 +255,9 @@ impl Step {
                 () = inbox.idled.notified() => self.reach(inbox),
                 // The sender lives as long as the handle beside it.
                 _ = self.wanted.changed() => {
-                    self.parts.control.hasten();
+                    if !self.hastened {
+                        self.parts.control.hasten();
+                    }
                     self.hastened = true;
                 }
                 () = since(soon) => return,
@@ -344,11 +351,14 @@ impl Step {
         };
         self.settle.reach(visible);
         let settle = &self.settle;
-        self.parts.progress.send_modify(|progress| {
+        self.parts.progress.send_if_modified(|progress| {
+            let before = *progress;
             progress.received = received;
             progress.visible = settle.visible();
             progress.settled = settle.settled();
             progress.certificate = settle.certificate();
+            // What only moved what was received helps nobody who waits.
+            (progress.visible, progress.certificate) != (before.visible, before.certificate)
         });
         let as_of = self.parts.progress.borrow().as_of();
         self.parts.recompute.wake_due(as_of);
@@ -404,8 +414,7 @@ impl Step {
     async fn is_standby(&mut self, inbox: &Inbox) -> bool {
         let Some(pid) = inbox.walsender() else { return false };
         match self.standby {
-            Some((true, _)) => return true,
-            Some((false, asked)) if asked.elapsed() < STANDBY_EVERY => return false,
+            Some((standby, asked)) if asked.elapsed() < STANDBY_EVERY => return standby,
             _ => {}
         }
         let standby = self.parts.source.is_standby(pid).await.unwrap_or(false);
@@ -432,7 +441,8 @@ impl Step {
         let doubts = inbox.doubts().clone();
         let Some(highest) = doubts.iter().map(|(_, stamp)| *stamp).max() else { return };
         self.durably(|_| self.parts.recompute.purge(highest, &doubts)).await;
-        inbox.doubts().retain(|doubt| !doubts.contains(doubt));
+        // They are only ever added to.
+        inbox.doubts().drain(..doubts.len());
     }
 
     async fn record(&mut self, inbox: &Inbox) {

@@ -1,11 +1,6 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -190,7 +185,9 @@ fn join_at_start(
 ) -> Joins {
     let matched = catalog.ready().filter(|product| product.draft.policy.change);
     let means = |product: &Arc<Product>| {
-        (product.name().to_owned(), (product.fingerprint, product.description.catalogue.clone()))
+        let tables = load::tables_of(index, product.name());
+        let seen = load::seen(&product.description.catalogue, &resumed.publication, &tables);
+        (product.name().to_owned(), (product.fingerprint, seen))
     };
     let wanted = matched.map(means).collect();
     let anew = |name: &str| resumed.new_epoch || is_published(index, resumed, name);
@@ -264,8 +261,7 @@ async fn rebuild(
     let index = load::index(&catalog);
     let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
     store.save(&joins.cells).await?;
-    // Whoever reads what was just published has left the list, durably.
-    store.save(&[state::publishing(&BTreeSet::new(), reserve.state_stamp())]).await?;
+
     let joiners = joiners(&joins, &index, &resumed);
     // The first stamp of this start is below what is reserved here, for what may be deleted at once.
     reserve.ensure(floors.stamp.next(), floors.version).await?;

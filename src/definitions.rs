@@ -17,7 +17,9 @@ use crate::{
     load,
     observe::{Event, Observer},
     postgres::{
-        Error as SourceError, Housekeeping, catalogue::Objects, describe_chain,
+        Error as SourceError, Housekeeping,
+        catalogue::{Catalogue, Objects},
+        describe_chain,
         publication::Publication,
     },
     product::{Catalog, Product},
@@ -74,7 +76,8 @@ struct Known {
     tables: BTreeSet<TableId>,
     objects: Objects,
     definitions: String,
-    catalogue: String,
+    /// See [`load::seen`].
+    seen: String,
 }
 
 impl Definitions {
@@ -116,7 +119,7 @@ impl Definitions {
                 tables: load::tables_of(&index, product.name()),
                 objects: Objects::of(description),
                 definitions: description.definitions.clone(),
-                catalogue: description.catalogue.clone(),
+                seen: self.matched.get(product.name())?.catalogue.clone(),
             };
             Some((product.name().to_owned(), known))
         };
@@ -129,39 +132,21 @@ impl Definitions {
         let barrier = self.source.barrier().await?;
         let mut all = Objects::default();
         known.values().for_each(|known| all.extend(&known.objects));
-        let published = self.source.publication(&self.publication).await?;
-        let published = published.as_ref().map(Publication::complete).unwrap_or_default();
+        let publication = self.source.publication(&self.publication).await?.unwrap_or_default();
         let found = self.source.catalogue(&all).await?;
         if self.progress.borrow().epoch != epoch {
             // What was seen may be another history's.
             return Ok(());
         }
-        let mut marks = Marks::default();
         for (product, known) in known.iter_mut() {
-            let analysed = found.definitions(&known.objects) == known.definitions;
-            let catalogue = found.fingerprint(&known.objects);
-            let followed = known.tables.is_subset(&published);
-            if catalogue == known.catalogue && followed {
-                continue;
+            let seen = load::seen(&found.fingerprint(&known.objects), &publication, &known.tables);
+            if seen != known.seen {
+                self.changed(product, known, &publication, &found).await?;
+                known.seen = seen;
             }
-            // One past what this look could see: the commit that made the change ends at or below it.
-            let at = Lsn(found.insert.0 + 1);
-            marks.products.extend(self.mark(product, at).await?);
-            if analysed && followed {
-                known.matched.catalogue.clone_from(&catalogue);
-                self.list(product, &known.matched).await?;
-            } else {
-                self.leave(product).await?;
-                self.source.withdraw(&self.publication, &known.tables).await?;
-                // Said once: from here on only another change of it is news.
-                known.definitions = found.definitions(&known.objects);
-                known.tables = &known.tables & &published;
-            }
-            known.catalogue = catalogue;
-            self.observer.note(Event::DefinitionChanged { product: product.clone() });
         }
-        if !marks.is_empty() {
-            self.recompute.wake_later(marks);
+        if self.recompute.waits_for_visible() {
+            // On an idle source only kck's own message lets V pass what was marked here.
             self.source.nudge().await?;
         }
         let certificate =
@@ -171,6 +156,37 @@ impl Definitions {
                 progress.definitions = Some(certificate);
             }
         });
+        Ok(())
+    }
+
+    /// What a product stands on is another than it was: it is marked, and leaves where its analysis holds no more
+    /// or changes of its tables may be missing.
+    async fn changed(
+        &mut self,
+        product: &str,
+        known: &mut Known,
+        publication: &Publication,
+        found: &Catalogue,
+    ) -> Result<(), Error> {
+        // One past what this look could see: the commit that made the change ends at or below it.
+        let at = Lsn(found.insert.0 + 1);
+        if let Some(mark) = self.mark(product, at).await? {
+            self.recompute.wake_later(Marks { keys: Vec::new(), products: vec![mark] });
+        }
+        let withdrawn = self.source.withdraw(&self.publication, &known.tables).await?;
+        let analysed = found.definitions(&known.objects) == known.definitions;
+        let membership = publication.identity(&known.tables);
+        let followed = known.tables.is_subset(&publication.complete())
+            && known.seen.ends_with(&format!(" {membership}"))
+            && withdrawn.is_empty();
+        if analysed && followed {
+            known.matched.catalogue =
+                load::seen(&found.fingerprint(&known.objects), publication, &known.tables);
+            self.list(product, &known.matched).await?;
+        } else {
+            self.leave(product).await?;
+        }
+        self.observer.note(Event::DefinitionChanged { product: product.to_owned() });
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! The stream, epoch after epoch: runs the pipeline, and begins anew where the source's history broke (R10).
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,6 +44,8 @@ enum Ended {
     Guard(Verdict),
     /// kck was told to stop.
     Stopped,
+    /// Somebody else reads the slot.
+    Taken(String),
 }
 
 /// Where the first stream goes on, as the start found it.
@@ -70,6 +73,11 @@ pub(crate) async fn run(
         let opened = parts.progress.borrow().connection > 0;
         match ended {
             Ended::Stopped => return Ok(()),
+            // It leads now: what this one knows is old from here on, and writing it would harm the other.
+            Ended::Taken(holder) => {
+                let what = format!("the slot is read by another now: {holder}");
+                return Err(Failure::new(what, "start kck again: it stands by"));
+            }
             Ended::Guard(Verdict::OverLimit { retained_bytes }) => {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
@@ -120,6 +128,7 @@ async fn once(
         publication: parts.names.publication.clone(),
         ..stream::Settings::new(parts.replication.clone(), history, resumed.position.lsn)
     };
+    let mut events = parts.observer.subscribe();
     let stream = match Replication::start(settings, parts.observer.clone()).await {
         Ok(stream) => stream,
         Err(error) => return Ended::Stream(error),
@@ -166,12 +175,24 @@ async fn once(
         std::future::pending().await
     };
     tokio::select! {
+        holder = taken(&mut events) => Ended::Taken(holder),
         ended = pipeline::run(pipeline, Box::new(stream), step, shutdown) => match ended {
             Ok(()) => Ended::Stopped,
             Err(error) => Ended::Stream(error),
         },
         verdict = guard => Ended::Guard(verdict),
         never = joined => never,
+    }
+}
+
+/// Returns when the stream finds its slot read by somebody else.
+async fn taken(events: &mut broadcast::Receiver<Event>) -> String {
+    loop {
+        match events.recv().await {
+            Ok(Event::StandingBy { holder }) => return holder,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+        }
     }
 }
 
@@ -219,7 +240,7 @@ impl Again {
         while self.epochs.front().is_some_and(|at| at.elapsed() > HOUR) {
             self.epochs.pop_front();
         }
-        if self.epochs.len() >= EPOCHS_AN_HOUR {
+        if self.verdict.is_some() && self.epochs.len() >= EPOCHS_AN_HOUR {
             return Err(Failure::new(
                 "the source's history broke three times within an hour",
                 "see the log for why; kck tries again when the hour is over",
@@ -293,6 +314,5 @@ async fn joiners_again(parts: &Arc<Parts>, resumed: &Resumed) -> Result<Vec<Join
     let stamp = || parts.recompute.state_stamp();
     let leave = |joiner: &Joiner| state::matched(&joiner.product, None, stamp());
     parts.store.save(&joiners.iter().map(leave).collect::<Vec<_>>()).await?;
-    parts.store.save(&[state::publishing(&BTreeSet::new(), stamp())]).await?;
     Ok(joiners)
 }

@@ -80,6 +80,7 @@ pub async fn run(mut joining: Joining, mut joiners: Vec<Joiner>) {
     let mut waiting: BTreeMap<String, Vec<Writer>> = BTreeMap::new();
     while !joiners.is_empty() {
         match joining.round(&mut joiners, &mut waiting).await {
+            Ok(()) if joiners.is_empty() => {}
             Ok(()) => tokio::time::sleep(LOOK_EVERY).await,
             Err(Error::Ended) => return,
             Err(error) => {
@@ -88,6 +89,7 @@ pub async fn run(mut joining: Joining, mut joiners: Vec<Joiner>) {
             }
         }
     }
+    joining.published().await;
     joining.observer.part("join", None);
 }
 
@@ -125,6 +127,18 @@ impl Joining {
         self.source.nudge().await?;
         joiners.retain(|joiner| !ready.contains(joiner));
         Ok(())
+    }
+
+    /// Whoever reads what was published has joined: a restart need not look for them any more.
+    async fn published(&self) {
+        loop {
+            let cell = state::publishing(&BTreeSet::new(), self.recompute.state_stamp());
+            match self.store.save(&[cell]).await {
+                Ok(()) => return,
+                Err(error) => self.observer.part("join", Some(describe_chain(&error))),
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
     }
 
     /// What the walsender keeps of the publication is as old as its connection. The first opening that is told may be

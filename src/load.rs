@@ -10,7 +10,10 @@ use crate::{
     change::TableId,
     depend::{self, Index},
     entry::Fingerprint,
-    postgres::{self, Client, describe, publication::Unusable},
+    postgres::{
+        self, Client, describe,
+        publication::{Publication, Unusable},
+    },
     product::{Catalog, Draft, Fault, Product, Slot, build, file},
 };
 
@@ -103,6 +106,13 @@ pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
     let tables =
         rules.iter().flat_map(|rules| &rules.tables).filter(|(_, rules)| rules.publishable);
     tables.map(|(table, _)| *table).collect()
+}
+
+/// All that the stream does not say of what a product reads, as it was seen: its definitions, and the membership of
+/// its tables in the publication (R14). What was seen before and is another now may have hidden changes.
+#[must_use]
+pub fn seen(catalogue: &str, publication: &Publication, tables: &BTreeSet<TableId>) -> String {
+    format!("{catalogue} {}", publication.identity(tables))
 }
 
 /// A definition and the generation it is matched under, as one fingerprint (R1).

@@ -302,6 +302,13 @@ impl Observer {
         }
     }
 
+    /// As [`Observer::reach`], where there is something to stop at.
+    pub async fn reach_if(&self, something: bool, point: Point) {
+        if something {
+            self.reach(point).await;
+        }
+    }
+
     /// The counters in Prometheus's text format.
     #[must_use]
     pub fn metrics(&self) -> String {

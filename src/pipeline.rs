@@ -90,11 +90,12 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
     while step.pause(inbox, shutdown).await {
         let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
         let group = inbox.release(&barrier.snapshot); //               visible, in commit order
-        observer.reach(Point::Match).await;
+        let reach = async |point| observer.reach_if(group.transactions > 0, point).await;
+        reach(Point::Match).await;
         let marks = recompute.mark(&group.keys, &group.products); //   R2: against the ledger, only now
-        observer.reach(Point::Mark).await;
+        reach(Point::Mark).await;
         step.write(&marks).await; //                                   R3: durable, however long the store takes
-        observer.reach(Point::Acknowledge).await;
+        reach(Point::Acknowledge).await;
         step.settle(inbox, &barrier, &group, &marks); //               V, F and the certificate (R7, R8)
         recompute.wake(&marks);
         step.mark_early(inbox).await; //                               R3: commits that wait for us to be visible

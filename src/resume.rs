@@ -61,6 +61,8 @@ pub struct Resumed {
     pub began: Option<String>,
     /// Tables that were published just now, or by a start that did not get further (R11).
     pub published: BTreeSet<TableId>,
+    /// The publication as it is now.
+    pub publication: publication::Publication,
     /// Tables that must not be published.
     pub unusable: Vec<publication::Unusable>,
     /// What the server says of itself.
@@ -120,7 +122,7 @@ impl Resuming<'_> {
         }
         let state = State::decode(&store.load().await?)?;
         // The publication before a slot: a slot looks it up as of each change's own position.
-        let (published, unusable) = self.publish(wanted, &state, &stamp).await?;
+        let (published, publication, unusable) = self.publish(wanted, &state, &stamp).await?;
         let origin = Origin {
             system_identifier: facts.history.system_identifier.clone(),
             timeline: i64::from(facts.history.timeline),
@@ -137,6 +139,7 @@ impl Resuming<'_> {
                 new_epoch: false,
                 began,
                 published,
+                publication,
                 unusable,
                 facts,
             });
@@ -149,19 +152,21 @@ impl Resuming<'_> {
             new_epoch: true,
             began,
             published,
+            publication,
             unusable,
             facts,
         })
     }
 
-    /// Makes the publication name the wanted tables. Which were added stays on record until their readers have left
-    /// the list: whoever is stopped in between must find it (R11).
+    /// Makes the publication name the wanted tables. Which were added stays on record until their readers have
+    /// joined: whoever is stopped in between must find it (R11).
     async fn publish(
         &self,
         wanted: &BTreeSet<TableId>,
         state: &State,
         stamp: &impl Fn() -> u64,
-    ) -> Result<(BTreeSet<TableId>, Vec<publication::Unusable>), Error> {
+    ) -> Result<(BTreeSet<TableId>, publication::Publication, Vec<publication::Unusable>), Error>
+    {
         let Self { client, store, names, .. } = *self;
         let existing = publication::publication(client, &names.publication).await?;
         let complete = existing.map(|existing| existing.complete()).unwrap_or_default();
@@ -172,7 +177,8 @@ impl Resuming<'_> {
         }
         let ensured = publication::ensure_publication(client, &names.publication, wanted).await?;
         publishing.extend(ensured.added);
-        Ok((publishing, ensured.unusable))
+        let now = publication::publication(client, &names.publication).await?;
+        Ok((publishing, now.unwrap_or_default(), ensured.unusable))
     }
 
     /// The epoch is durable before the slot goes, and its origin last: without that the next try begins anew. One
@@ -194,6 +200,9 @@ impl Resuming<'_> {
         store.save(&[state::epoch(epoch, stamp())]).await?;
         let nothing = Position { epoch, lsn: Lsn(0) };
         store.save(&[state::recorded(nothing, stamp()), state::early_cell(&[], stamp())]).await?;
+        // Nothing is matched any more: a start that is stopped before they join again must find that.
+        let leave = |name: &String| state::matched(name, None, stamp());
+        store.save(&state.matched.keys().map(leave).collect::<Vec<_>>()).await?;
         slot::drop_slot(client, &names.slot).await?;
         let created = slot::create_slot(client, &names.slot, version_num).await?;
         let position = Position { epoch, lsn: created };

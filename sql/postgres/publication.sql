@@ -15,6 +15,13 @@ select
         where r.prpubid = p.oid and to_jsonb(r) ->> 'prattrs' is not null
         order by r.prrelid
     ) as narrowed,
+    -- Who drops a table from it and adds it again, or changes what it sends and back, leaves no other trace.
+    p.oid::text || ' ' || p.xmin::text as row,
+    array(
+        select r.oid::text || ' ' || r.xmin::text from pg_publication_rel r
+        where r.prpubid = p.oid
+        order by r.prrelid
+    ) as rows,
     -- It has tables that neither it nor a partitioned ancestor is named for: all of the database, or of a schema.
     p.puballtables or exists (
         select from pg_publication_tables t

@@ -189,19 +189,18 @@ impl Housekeeping {
         self.judge(answer)
     }
 
-    /// Takes tables that must not be published any more out of a publication: their writers come first.
+    /// Takes those of these tables that must not be published any more out of a publication; they come back.
     ///
     /// # Errors
     /// What the source said.
-    pub async fn withdraw(&mut self, name: &str, tables: &BTreeSet<TableId>) -> Result<(), Error> {
+    pub async fn withdraw(
+        &mut self,
+        name: &str,
+        tables: &BTreeSet<TableId>,
+    ) -> Result<BTreeSet<TableId>, Error> {
         let open = self.open().await?;
-        let unusable = within(publication::unusable_identities(&open.client, tables)).await;
-        if self.judge(unusable)?.is_empty() {
-            return Ok(());
-        }
-        let open = self.open().await?;
-        let answer = within(publication::ensure_publication(&open.client, name, tables)).await;
-        self.judge(answer).map(drop)
+        let answer = within(publication::withdraw(&open.client, name, tables)).await;
+        self.judge(answer)
     }
 
     /// Whether the walsender with this process id counts as a synchronous standby.

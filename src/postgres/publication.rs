@@ -11,7 +11,7 @@ use crate::change::TableId;
 const LOCK_WAIT: &str = "set local lock_timeout = '10s'";
 
 /// A publication as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Publication {
     /// Its tables, by name.
     pub tables: BTreeSet<TableId>,
@@ -25,9 +25,19 @@ pub struct Publication {
     pub all_actions: bool,
     /// Changes of a partition come as its root's.
     pub via_root: bool,
+    /// Tells its own catalogue row from every other that it ever had.
+    pub row: String,
+    /// Tells each table's membership from every other that it ever had.
+    pub rows: BTreeMap<TableId, String>,
 }
 
 impl Publication {
+    /// Changes whenever changes of these tables may have been missed.
+    #[must_use]
+    pub fn identity(&self, tables: &BTreeSet<TableId>) -> String {
+        let rows = tables.iter().map(|table| self.rows.get(table).map_or("none", String::as_str));
+        std::iter::once(self.row.as_str()).chain(rows).collect::<Vec<_>>().join(",")
+    }
     /// The tables of which every change is sent.
     #[must_use]
     pub fn complete(&self) -> BTreeSet<TableId> {
@@ -73,8 +83,13 @@ pub async fn publication(client: &Client, name: &str) -> Result<Option<Publicati
         Ok(row.try_get::<_, Vec<u32>>(column)?.into_iter().map(TableId).collect())
     };
     let read = || {
+        let members = tables("tables")?;
+        let rows: Vec<String> = row.try_get("rows")?;
         Ok(Publication {
-            tables: tables("tables")?,
+            row: row.try_get("row")?,
+            rows: members.iter().copied().zip(rows).collect(),
+            tables: members,
+
             filtered: tables("filtered")?,
             narrowed: tables("narrowed")?,
             unnamed: row.try_get("unnamed")?,
@@ -209,6 +224,25 @@ async fn run(client: &Client, statements: &[String]) -> Result<(), Error> {
     })
 }
 
+/// Takes those of these tables that must not be published any more out of a publication: their writers come
+/// first. They come back.
+pub async fn withdraw(
+    client: &Client,
+    name: &str,
+    tables: &BTreeSet<TableId>,
+) -> Result<BTreeSet<TableId>, Error> {
+    let Some(existing) = publication(client, name).await? else { return Ok(BTreeSet::new()) };
+    let unusable = unusable_identities(client, &(tables & &existing.tables)).await?;
+    let tables: BTreeSet<TableId> = unusable.iter().map(|unusable| unusable.table).collect();
+    if tables.is_empty() {
+        return Ok(tables);
+    }
+    let names = table_names(client, &tables).await?;
+    let list = names.values().map(|name| format!("only {name}")).collect::<Vec<_>>().join(", ");
+    run(client, &[format!("alter publication {} drop table {list}", quote(name))]).await?;
+    Ok(tables)
+}
+
 /// Drops a publication, if there is one.
 pub async fn drop_publication(client: &Client, name: &str) -> Result<(), Error> {
     let drop = format!("drop publication if exists {}", quote(name));
@@ -276,6 +310,7 @@ mod tests {
             unnamed: false,
             all_actions: true,
             via_root: true,
+            ..Publication::default()
         }
     }
 

@@ -146,11 +146,14 @@ impl Handle {
             Some(Instant::now());
         let progress = *self.shared.progress.borrow();
         let mut ledger = self.ledger();
-        if !ledger.is_cached(key.product(), progress.visible) {
+        let cached = ledger.is_cached(key.product(), progress.visible);
+        if ledger.has_left(key.product()) {
             return None;
         }
         ledger.read(key);
-        let standing = ledger.standing(key)?;
+        let mut standing = ledger.standing(key)?;
+        // While its product joins, again in a new epoch, an entry may stand in as stale (R10).
+        standing.fresh &= cached;
         let expired = standing.meta.expires.is_some_and(|expires| {
             progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
         });
@@ -198,8 +201,12 @@ impl Handle {
     /// A stale read: the key is computed when nobody waits for others. Before V has passed its mark that would have
     /// to be done again; it is woken then, being read (R4).
     pub fn queue_stale(&self, key: &Key) {
-        if self.shared.progress.borrow().as_of() < self.ledger().mark_of(key) {
-            return;
+        let as_of = self.shared.progress.borrow().as_of();
+        {
+            let ledger = self.ledger();
+            if as_of < ledger.mark_of(key) || !ledger.is_cached(key.product(), as_of.lsn) {
+                return;
+            }
         }
         // A full queue is no loss: the next read asks again.
         if self.queue().refresh(key, None).is_ok() {
@@ -251,6 +258,12 @@ impl Handle {
     /// What is read or watched is computed again once V has passed these marks.
     pub fn wake_later(&self, marks: Marks) {
         self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).push(marks);
+    }
+
+    /// Whether something waits to be woken by V.
+    #[must_use]
+    pub fn waits_for_visible(&self) -> bool {
+        !self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// V is here: what was to be woken at or below it is.

@@ -172,6 +172,12 @@ impl Ledger {
         }
     }
 
+    /// Whether the product is not what was analysed: its entries are no answers any more.
+    #[must_use]
+    pub fn has_left(&self, name: &str) -> bool {
+        self.products.get(name).is_none_or(|state| state.left)
+    }
+
     /// Whether entries of this product may be kept and used when V is at `visible`.
     #[must_use]
     pub fn is_cached(&self, name: &str, visible: Lsn) -> bool {

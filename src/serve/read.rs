@@ -150,6 +150,7 @@ impl Read<'_> {
     async fn once(&self) -> Result<Answer, Error> {
         self.epoch_agrees()?;
         if self.demand.fresh {
+            self.until_visible().await?;
             return Ok(self.computed(Want::New, ReadSource::Miss).await?.answer);
         }
         if self.demand.min_lsn.is_none()
@@ -170,6 +171,7 @@ impl Read<'_> {
         let mut progress = self.context.progress.clone();
         let mut source = ReadSource::Hit;
         loop {
+            self.epoch_agrees()?;
             let now = *progress.borrow_and_update();
             let computed = match self.standing(source).await {
                 Some(held) if self.meets(&held) => return Ok(held.answer),
@@ -206,6 +208,18 @@ impl Read<'_> {
         Some(Position { epoch: token.epoch.unwrap_or(now.epoch), lsn })
     }
 
+    /// A computation that starts before V is at the demanded position may not see it.
+    async fn until_visible(&self) -> Result<(), Error> {
+        let mut progress = self.context.progress.clone();
+        self.context.recompute.hasten();
+        let there = progress.wait_for(|now| !self.waits_for_visible(now));
+        match tokio::time::timeout_at(self.deadline.into(), there).await {
+            Ok(Ok(_)) => self.epoch_agrees(),
+            Ok(Err(_)) => Err(Error::Stopping),
+            Err(_) => Err(self.context.recompute.too_late("")),
+        }
+    }
+
     /// Where a running computation must have begun to be worth waiting for.
     fn least(&self, now: &Progress) -> Position {
         self.demanded_position(now).unwrap_or_default()
@@ -233,8 +247,9 @@ impl Read<'_> {
     fn meets(&self, held: &Held) -> bool {
         let now = *self.context.progress.borrow();
         // The position of an unmarked answer includes the certificate, of a marked one it is its own.
-        let position =
-            self.demanded_position(&now).is_none_or(|demanded| held.position >= demanded);
+        let position = self.demanded_position(&now).is_none_or(|demanded| {
+            held.position.epoch == demanded.epoch && held.position >= demanded
+        });
         let age = self.demand.max_staleness.is_none_or(|age| {
             let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
             let clock = now.source_now(Instant::now());

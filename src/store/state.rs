@@ -60,7 +60,7 @@ pub struct State {
     pub matched: BTreeMap<String, Matched>,
     /// Acknowledged before they were seen visible (R3).
     pub early: Vec<(Xid, Lsn)>,
-    /// Tables that are being published, until whoever reads them has left the list (R11).
+    /// Tables that are being published, until whoever reads them has joined (R11).
     pub publishing: BTreeSet<TableId>,
     /// Whose positions these are.
     pub origin: Option<Origin>,
