@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "fetching a server says how far it is")]
 #![expect(clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
+mod after_restart;
 mod bad_input;
 mod canonical;
 mod capture;
@@ -13,5 +14,7 @@ mod epoch;
 mod flow;
 mod invisible;
 mod oracle;
+mod reading;
 mod store;
 mod support;
+mod unfollowed;

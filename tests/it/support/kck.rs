@@ -113,7 +113,7 @@ impl Kck {
             recompute.hasten();
             names.iter().all(|name| recompute.ledger().is_cached(name, progress.visible))
         });
-        tokio::time::timeout(Duration::from_secs(30), all).await.expect("products join").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("products join").unwrap();
     }
 
     /// Waits for an event; subscribe before what causes it.
@@ -129,7 +129,7 @@ impl Kck {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the event comes")
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("the event comes")
     }
 
     pub(crate) async fn stop(self) {
