@@ -17,6 +17,9 @@ const CLAIM_TIME: Duration = Duration::from_secs(15);
 /// How often the claim is tried meanwhile.
 const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
+/// How often removing a folder is tried while somebody else removes it too.
+const REMOVE_TRIES: u32 = 1000;
+
 /// The folder of one server. Temporary ones are removed when dropped.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -91,10 +94,18 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if self.temporary
+        // the server's keeper may be removing it at this moment
+        let mut tries = 0;
+        while self.temporary
             && let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!("remove {}: {error}", self.path.display());
+            tries += 1;
+            if tries == REMOVE_TRIES {
+                tracing::warn!("remove {}: {error}", self.path.display());
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 }

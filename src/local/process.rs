@@ -80,9 +80,15 @@ impl Process {
                 account.name()
             )
         };
+        // what is temporary goes with whoever started the server, also when that is killed
+        let left_over = if directory.is_temporary() { directory.path() } else { Path::new("") };
+        if directory.is_temporary() {
+            account.give(directory.path())?;
+        }
         let mut keeper = account
             .command(Path::new("/bin/sh"), directory.path())
             .args(["-c", include_str!("keeper.sh"), "kck-keeper", launch.last_signal])
+            .arg(left_over)
             .arg(launch.program)
             .args(&launch.arguments)
             .stdin(Stdio::piped())
