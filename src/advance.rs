@@ -290,12 +290,10 @@ impl Step {
     pub async fn write(&mut self, marks: &Marks) {
         let stamp = |(product, at): &(String, Position)| state::mark(product, *at);
         let cells: Vec<_> = marks.products.iter().map(stamp).collect();
-        self.durably(|store| {
-            let cells = cells.clone();
-            async move {
-                store.mark(&marks.keys).await?;
-                store.save(&cells).await
-            }
+        let cells = &cells;
+        self.durably(|store| async move {
+            store.mark(&marks.keys).await?;
+            store.save(cells).await
         })
         .await;
     }
@@ -394,12 +392,8 @@ impl Step {
         }
         let marks = self.parts.recompute.mark(&HashMap::new(), &early.products);
         self.write(&marks).await;
-        let cell = state::early_cell(&early.all, self.parts.recompute.state_stamp());
-        self.durably(|store| {
-            let cell = cell.clone();
-            async move { store.save(&[cell]).await }
-        })
-        .await;
+        let cells = &[state::early_cell(&early.all, self.parts.recompute.state_stamp())];
+        self.durably(|store| async move { store.save(cells).await }).await;
         inbox.pending().marked_early(early.end);
         for (_, end) in &early.all {
             inbox.positions().covered(*end);
@@ -455,12 +449,8 @@ impl Step {
         let recorded = Position { epoch, lsn: position };
         let early = inbox.pending().early();
         let stamp = || self.parts.recompute.state_stamp();
-        let cells = [state::recorded(recorded, stamp()), state::early_cell(&early, stamp())];
-        self.durably(|store| {
-            let cells = cells.clone();
-            async move { store.save(&cells).await }
-        })
-        .await;
+        let cells = &[state::recorded(recorded, stamp()), state::early_cell(&early, stamp())];
+        self.durably(|store| async move { store.save(cells).await }).await;
         self.recorded = position;
         self.recorded_at = Instant::now();
         self.parts.control.acknowledge(position);

@@ -258,10 +258,10 @@ async fn rebuild(
         .await?;
     source.expect(resumed.facts.history.clone());
     load::refuse_unpublished(&mut catalog, &index, &resumed.unusable);
-    let index = load::index(&catalog);
+    // Analysing every product again is only worth it where some were refused.
+    let index = if resumed.unusable.is_empty() { index } else { load::index(&catalog) };
     let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
     store.save(&joins.cells).await?;
-
     let joiners = joiners(&joins, &index, &resumed);
     // The first stamp of this start is below what is reserved here, for what may be deleted at once.
     reserve.ensure(floors.stamp.next(), floors.version).await?;

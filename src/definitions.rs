@@ -85,9 +85,11 @@ impl Definitions {
     pub async fn run(mut self) {
         let mut wanted = self.recompute.wanted();
         let mut known = self.known();
+        let mut all = Objects::default();
+        known.values().for_each(|known| all.extend(&known.objects));
         loop {
             let looked_at = Instant::now();
-            let pause = match self.look(&mut known).await {
+            let pause = match self.look(&mut known, &all).await {
                 Ok(()) => {
                     self.observer.part("definitions", None);
                     LOOK_EVERY
@@ -127,13 +129,15 @@ impl Definitions {
     }
 
     /// One look. Its certificate is that of a barrier answered before the question was sent (R14).
-    async fn look(&mut self, known: &mut BTreeMap<String, Known>) -> Result<(), Error> {
+    async fn look(
+        &mut self,
+        known: &mut BTreeMap<String, Known>,
+        all: &Objects,
+    ) -> Result<(), Error> {
         let epoch = self.progress.borrow().epoch;
         let barrier = self.source.barrier().await?;
-        let mut all = Objects::default();
-        known.values().for_each(|known| all.extend(&known.objects));
         let publication = self.source.publication(&self.publication).await?.unwrap_or_default();
-        let found = self.source.catalogue(&all).await?;
+        let found = self.source.catalogue(all).await?;
         if self.progress.borrow().epoch != epoch {
             // What was seen may be another history's.
             return Ok(());

@@ -4,6 +4,8 @@ use std::error::Error as _;
 
 use tokio_postgres::error::{DbError, ErrorPosition};
 
+use super::describe_chain;
+
 /// Why a question to the source has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,7 +104,11 @@ impl Error {
         if error.is_closed() || from_network {
             return Self::Gone { action, source: error.into() };
         }
-        Self::Statement { sqlstate: "XX000".to_owned(), message: chain(&error), position: None }
+        Self::Statement {
+            sqlstate: "XX000".to_owned(),
+            message: describe_chain(&error),
+            position: None,
+        }
     }
 
     /// As [`Error::from_postgres`], while a connection is being made: a fault of the network means that the
@@ -127,9 +133,9 @@ impl Error {
         match source.map(std::io::Error::kind) {
             // rustls and SCRAM report what the other side proved wrong as invalid data or input.
             Some(std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput) => {
-                refused("", chain(&error))
+                refused("", describe_chain(&error))
             }
-            None if error.source().is_some() => refused("", chain(&error)),
+            None if error.source().is_some() => refused("", describe_chain(&error)),
             _ => Self::Unreachable { action, source: error.into() },
         }
     }
@@ -162,17 +168,6 @@ impl Error {
             }
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -362,12 +362,6 @@ impl Marks {
         let keys = self.keys.iter().map(|(_, at)| *at);
         keys.chain(self.products.iter().map(|(_, at)| *at)).max().unwrap_or_default()
     }
-
-    /// Whether there is nothing to write.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.products.is_empty()
-    }
 }
 
 /// A reader's interest in a key; ends when dropped.

@@ -38,22 +38,7 @@ fn a_lost_slot_begins_a_new_epoch() {
         let kck = project.start().await;
         assert_eq!(kck.get("/fetch/sum_of/1").await.value(), json!(0));
         let mut events = kck.observer.subscribe();
-        // Whoever drops a slot must first end its reader, and race its return.
-        database
-            .run(
-                "do $$ begin
-                    for try in 1..1000 loop
-                        perform pg_terminate_backend(active_pid) from pg_replication_slots
-                            where slot_name = 'lost_slot' and active;
-                        begin
-                            perform pg_drop_replication_slot('lost_slot');
-                            return;
-                        exception when object_in_use then null;
-                        end;
-                    end loop;
-                end $$",
-            )
-            .await;
+        database.lose_slot().await;
         database.run("update items set n = 1 where owner = 1").await;
         Kck::event(&mut events, |event| matches!(event, Event::EpochBegan { .. })).await;
         assert_eq!(epoch_of(&kck), 2);

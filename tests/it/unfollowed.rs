@@ -113,25 +113,6 @@ fn a_table_that_loses_its_identity_leaves_the_publication() {
     });
 }
 
-async fn lose_slot(database: &Database) {
-    let slot = &database.name;
-    database
-        .run(&format!(
-            "do $$ begin
-                for try in 1..1000 loop
-                    perform pg_terminate_backend(active_pid) from pg_replication_slots
-                        where slot_name = '{slot}' and active;
-                    begin
-                        perform pg_drop_replication_slot('{slot}');
-                        return;
-                    exception when object_in_use then null;
-                    end;
-                end loop;
-            end $$"
-        ))
-        .await;
-}
-
 /// Goal: products whose view is not what was analysed are uncached until they are analysed anew, and a new epoch,
 /// in which products join again as they are known, is no such analysis. Method: a view over two joined tables is
 /// replaced by one over a third, which is not published; then the slot is lost.
@@ -170,7 +151,7 @@ fn products_of_a_replaced_view_stay_uncached_in_a_new_epoch() {
 
         for (lost, n) in [(false, 11), (true, 12)] {
             if lost {
-                lose_slot(&database).await;
+                database.lose_slot().await;
                 Kck::event(&mut events, |event| matches!(event, Event::EpochBegan { .. })).await;
                 let joined = |event: &Event| match event {
                     Event::ProductJoined { product, .. } => product == "sum_of",

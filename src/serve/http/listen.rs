@@ -1,6 +1,6 @@
 //! Connections → requests → the routes; slow, idle and too many clients end here.
 
-use std::{convert::Infallible, io, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use hyper::{
@@ -10,7 +10,7 @@ use hyper::{
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
-    net::{TcpListener, TcpStream, ToSocketAddrs},
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -41,14 +41,6 @@ const STARTING_CONNECTIONS: usize = 256;
 
 /// How long to let be when the process has no room for another connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// Takes the address; apart from [`serve`], so that a taken port ends the start.
-///
-/// # Errors
-/// What the operating system says of the address.
-pub async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
 
 /// Answers requests until told to stop, then finishes those in flight within a deadline.
 pub async fn serve(listener: TcpListener, context: Context, shutdown: CancellationToken) {

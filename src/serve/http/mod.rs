@@ -29,7 +29,7 @@ mod query;
 mod reply;
 mod starting;
 
-pub use listen::{bind, serve, starting};
+pub use listen::{serve, starting};
 
 /// Every route's path, with the methods that it takes; empty for those that are not built yet.
 /// A trailing `*` stands for any rest.

@@ -79,6 +79,25 @@ impl Database {
         commit(&self.client, sql).await
     }
 
+    /// Drops the slot of the database's name under its reader, who must be ended first and whose return is raced.
+    pub(crate) async fn lose_slot(&self) {
+        let slot = &self.name;
+        self.run(&format!(
+            "do $$ begin
+                    for try in 1..1000 loop
+                        perform pg_terminate_backend(active_pid) from pg_replication_slots
+                            where slot_name = '{slot}' and active;
+                        begin
+                            perform pg_drop_replication_slot('{slot}');
+                            return;
+                        exception when object_in_use then null;
+                        end;
+                    end loop;
+                end $$"
+        ))
+        .await;
+    }
+
     pub(crate) async fn one(&self, sql: &str) -> i64 {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }
