@@ -13,13 +13,18 @@ use crate::{
     capture::{Control, acknowledge::Positions},
     change::{Lsn, Position, Snapshot, Transaction, Xid},
     depend::{
+        lookup::Asked,
         pending::{Group, Pending},
         settle::Settle,
     },
     entry::Stamp,
     key::Key,
     observe::{Counter, Event, Observer},
-    postgres::{Housekeeping, barrier::Barrier},
+    postgres::{
+        Housekeeping,
+        barrier::Barrier,
+        lookup::{Lookups, Question},
+    },
     progress::{Certificate, Progress},
     recompute::{self, Marks},
     store::{Store, state},
@@ -168,6 +173,10 @@ impl Inbox {
 pub struct Parts {
     /// Questions to the source.
     pub source: Housekeeping,
+    /// What rows of other tables say.
+    pub lookups: Lookups,
+    /// The longest lookup path of the products that were matched before.
+    pub steps: usize,
     /// Tells the stream what is durable.
     pub control: Arc<dyn Control>,
     /// Marks and readers.
@@ -216,8 +225,8 @@ impl Step {
         });
         Self {
             wanted: parts.recompute.wanted(),
+            settle: Settle::new(visible, parts.steps),
             parts,
-            settle: Settle::new(visible),
             invisible: None,
             standby: None,
             hastened: false,
@@ -284,6 +293,37 @@ impl Step {
                 None
             }
         }
+    }
+
+    /// R2: what rows of other tables say of a released group, on a snapshot begun after its release. A lookup that fails
+    /// or finds too much makes its product touched as a whole.
+    pub async fn look_up(&mut self, group: &mut Group) {
+        if group.asked.is_empty() {
+            return;
+        }
+        let asked: Vec<Asked> = std::mem::take(&mut group.asked).into_values().collect();
+        let questions: Vec<Question<'_>> =
+            asked.iter().map(|asked| (asked.lookups.sql.as_str(), asked.arguments())).collect();
+        let answers = self.parts.lookups.ask(&questions).await;
+        self.parts.observer.count(Counter::Lookups, questions.len() as u64);
+        let mut fault = None;
+        for (asked, answer) in asked.iter().zip(answers) {
+            let found = match answer {
+                Ok(answer) => {
+                    self.settle.looked_up(group.after, answer.saw, asked.lookups.steps());
+                    asked.found(&answer.rows)
+                }
+                Err(error) => {
+                    fault = Some(crate::postgres::describe_chain(&error));
+                    None
+                }
+            };
+            match found {
+                Some(found) => group.found(found),
+                None => group.touch(&asked.lookups.product),
+            }
+        }
+        self.parts.observer.part("lookup", fault);
     }
 
     /// R3: marks are durable before V passes them, however long the store takes.
@@ -390,7 +430,7 @@ impl Step {
         if early.transactions == 0 {
             return;
         }
-        let marks = self.parts.recompute.mark(&HashMap::new(), &early.products);
+        let marks = self.parts.recompute.mark(&HashMap::new(), &HashMap::new(), &early.products);
         self.write(&marks).await;
         let cells = &[state::early_cell(&early.all, self.parts.recompute.state_stamp())];
         self.durably(|store| async move { store.save(cells).await }).await;

@@ -24,7 +24,7 @@ use crate::{
     observe::Event,
     parts::{Failure, Parts},
     pipeline::{self, Pipeline},
-    postgres::{Housekeeping, describe_chain, slot},
+    postgres::{Housekeeping, describe_chain, lookup::Lookups, slot},
     progress::Progress,
     resume::{Resumed, Resuming},
     store::state,
@@ -138,6 +138,8 @@ async fn once(
     let segment_bytes = u64::try_from(resumed.facts.wal_segment_size).unwrap_or(0);
     let step = advance::Parts {
         source: Housekeeping::new(Arc::clone(&parts.source)),
+        lookups: Lookups::new(Arc::clone(&parts.source)),
+        steps: parts.index.borrow().steps(),
         control: Arc::clone(&control),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),

@@ -24,6 +24,7 @@ pub mod change;
 pub mod description;
 pub mod entry;
 pub mod key;
+pub mod pattern;
 pub mod progress;
 
 // The stages, in the order that data flows.

@@ -213,6 +213,8 @@ counters! {
     Connections = "kck_stream_connections_total",
     /// Barriers taken.
     Barriers = "kck_barriers_total",
+    /// Lookups asked of the source.
+    Lookups = "kck_lookups_total",
 }
 
 /// Where events go. Cheap to clone.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     advance::{Inbox, Step},
     capture::{self, Event as Delivered, Stream},
-    depend::Index,
+    depend::{Index, Matcher},
     observe::{Counter, Observer, Point},
     progress::Progress,
     recompute,
@@ -57,7 +57,7 @@ async fn receive(
     pipeline: &Pipeline,
 ) -> Result<Infallible, capture::Error> {
     let Pipeline { index, inbox, recompute, progress, observer } = pipeline;
-    let mut matched_by = Arc::clone(&index.borrow());
+    let mut matcher = Matcher::new(Arc::clone(&index.borrow()));
     loop {
         inbox.room().await;
         match stream.next().await? {
@@ -71,12 +71,12 @@ async fn receive(
             }
             Delivered::Change(change) => {
                 observer.count(Counter::Changes, 1);
-                inbox.pending().change(&matched_by, &change);
+                inbox.pending().change(&mut matcher, &change);
             }
             Delivered::Commit(transaction) => {
                 inbox.commit(&transaction);
                 // Products that join are matched by their rules from the next transaction on (R1).
-                matched_by = Arc::clone(&index.borrow());
+                matcher.follow(&index.borrow());
             }
             Delivered::Idle(position) => inbox.idle(position),
         }
@@ -89,10 +89,12 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
     // A barrier is due when something has arrived, when somebody waits, or when the time is up.
     while step.pause(inbox, shutdown).await {
         let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
-        let group = inbox.release(&barrier.snapshot); //               visible, in commit order
-        let reach = async |point| observer.reach_if(group.transactions > 0, point).await;
+        let mut group = inbox.release(&barrier.snapshot); //           visible, in commit order
+        let any = group.transactions > 0;
+        let reach = async |point| observer.reach_if(any, point).await;
         reach(Point::Match).await;
-        let marks = recompute.mark(&group.keys, &group.products); //   R2: against the ledger, only now
+        step.look_up(&mut group).await; //                             R2: what rows of other tables say, only now
+        let marks = recompute.mark(&group.keys, &group.patterns, &group.products);
         reach(Point::Mark).await;
         step.write(&marks).await; //                                   R3: durable, however long the store takes
         reach(Point::Acknowledge).await;

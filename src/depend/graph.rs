@@ -1,7 +1,7 @@
 //! Rules of all products → one index from a table to what a change of it must do.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -12,7 +12,8 @@ use petgraph::{
 
 use super::{
     analyse,
-    rule::{Column, Rule, Rules},
+    lookup::Lookups,
+    rule::{Reach, Rule, Rules},
 };
 use crate::{change::TableId, product::Product};
 
@@ -22,23 +23,21 @@ pub struct Index {
     graph: StableDiGraph<Node, Vec<Rule>>,
     tables: BTreeMap<TableId, NodeIndex>,
     products: BTreeMap<String, NodeIndex>,
-    /// The graph as the hot path wants it.
-    plans: HashMap<TableId, Plan>,
 }
 
 #[derive(Debug, Clone)]
 enum Node {
     Table { name: String, publishable: bool },
-    Product { product: Arc<Product>, rules: Rules },
+    Product { product: Arc<Product>, name: Arc<str>, rules: Rules, lookups: Option<Arc<Lookups>> },
 }
 
-/// What a change of one table must do, each column list once however many products share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Plan {
-    /// Touched as a whole by any change.
-    pub(super) whole: Vec<Arc<str>>,
-    /// Column list of a direct rule → the products that have it.
-    pub(super) direct: BTreeMap<Vec<Vec<Column>>, Vec<Arc<str>>>,
+/// How one product reads one table.
+pub(super) struct Edge<'i> {
+    pub(super) product: &'i Arc<str>,
+    /// See [`super::TableRules::columns`].
+    pub(super) columns: Option<&'i BTreeSet<String>>,
+    pub(super) rules: &'i [Rule],
+    pub(super) lookups: Option<&'i Arc<Lookups>>,
 }
 
 impl Index {
@@ -56,7 +55,6 @@ impl Index {
             index.remove(product.name());
             index.insert(&product, rules);
         }
-        index.plan();
         index
     }
 
@@ -66,7 +64,6 @@ impl Index {
         let mut index = self.clone();
         index.remove(product.name());
         index.insert(product, analyse(product, &product.description));
-        index.plan();
         index
     }
 
@@ -75,7 +72,6 @@ impl Index {
     pub fn without(&self, product: &str) -> Self {
         let mut index = self.clone();
         index.remove(product);
-        index.plan();
         index
     }
 
@@ -110,8 +106,8 @@ impl Index {
     pub fn dot(&self) -> String {
         let label = |text: &str| format!("label={text:?}");
         let edge = |_: &_, edge: petgraph::stable_graph::EdgeReference<'_, Vec<Rule>>| {
-            let direct = edge.weight().iter().all(|rule| matches!(rule, Rule::Direct(_)));
-            label(if direct { "direct" } else { "product" })
+            let class = edge.weight().iter().map(Rule::class).max();
+            label(&class.map(|class| class.to_string()).unwrap_or_default())
         };
         let node = |_: &_, (_, node): (NodeIndex, &Node)| match node {
             Node::Table { name, .. } => format!("{} shape=box", label(name)),
@@ -121,14 +117,45 @@ impl Index {
         format!("{:?}", Dot::with_attr_getters(&self.graph, &config, &edge, &node))
     }
 
-    pub(super) fn plan_of(&self, table: TableId) -> Option<&Plan> {
-        self.plans.get(&table)
+    /// The longest path of all lookups: how many steps F's closure takes (R7).
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        let steps = self.graph.node_weights().filter_map(|node| match node {
+            Node::Product { lookups, .. } => lookups.as_ref().map(|lookups| lookups.steps()),
+            Node::Table { .. } => None,
+        });
+        steps.max().unwrap_or(0)
+    }
+
+    /// How each product reads a table.
+    pub(super) fn edges(&self, table: TableId) -> impl Iterator<Item = Edge<'_>> {
+        let edges = self.tables.get(&table).map(|node| self.graph.edges(*node));
+        edges.into_iter().flatten().filter_map(move |edge| {
+            match self.graph.node_weight(petgraph::visit::EdgeRef::target(&edge))? {
+                Node::Product { name, rules, lookups, .. } => Some(Edge {
+                    product: name,
+                    columns: rules.tables.get(&table)?.columns.as_ref(),
+                    rules: edge.weight(),
+                    lookups: lookups.as_ref(),
+                }),
+                Node::Table { .. } => None,
+            }
+        })
     }
 
     fn insert(&mut self, product: &Arc<Product>, rules: Rules) {
         let tables = rules.tables.clone();
-        let reader = self.graph.add_node(Node::Product { product: Arc::clone(product), rules });
-        self.products.insert(product.name().to_owned(), reader);
+        let name: Arc<str> = product.name().into();
+        let all =
+            tables.values().flat_map(|table| &table.rules).filter_map(|rule| match &rule.reach {
+                Reach::Lookup(lookup) => Some(Arc::clone(lookup)),
+                Reach::Row(_) | Reach::Product(_) => None,
+            });
+        let lookups = Lookups::new(&name, all.collect()).map(Arc::new);
+        let product = Arc::clone(product);
+        let reader =
+            self.graph.add_node(Node::Product { product, name: Arc::clone(&name), rules, lookups });
+        self.products.insert(name.to_string(), reader);
         for (table, found) in tables {
             let node = Node::Table { name: found.name, publishable: found.publishable };
             let known =
@@ -152,38 +179,19 @@ impl Index {
             }
         }
     }
-
-    fn plan(&mut self) {
-        self.plans.clear();
-        for (table, node) in &self.tables {
-            let plan = self.plans.entry(*table).or_default();
-            for edge in self.graph.edges(*node) {
-                let Some(Node::Product { product, .. }) =
-                    self.graph.node_weight(petgraph::visit::EdgeRef::target(&edge))
-                else {
-                    continue;
-                };
-                let name: Arc<str> = product.name().into();
-                for rule in edge.weight() {
-                    match rule {
-                        Rule::Direct(columns) => {
-                            plan.direct.entry(columns.clone()).or_default().push(Arc::clone(&name));
-                        }
-                        Rule::Product(_) => plan.whole.push(Arc::clone(&name)),
-                    }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::depend::{fixture, rule::TableRules};
+    use crate::depend::{
+        fixture,
+        rule::{Binding, Column, TableRules},
+    };
 
     fn direct(column: &str) -> Rule {
-        Rule::Direct(vec![vec![Column { name: column.into(), type_oid: 20 }]])
+        let column = Column { name: column.into(), type_oid: 20 };
+        Rule { only: vec![], reach: Reach::Row(vec![Binding::Text(vec![column])]) }
     }
 
     /// Table, whether a publication can have it, and its rule.
@@ -195,6 +203,7 @@ mod tests {
                 let rules = TableRules {
                     name: format!("t{table}"),
                     publishable: *publishable,
+                    columns: None,
                     rules: vec![rule.clone()],
                 };
                 (TableId(*table), rules)
@@ -205,7 +214,7 @@ mod tests {
 
     fn shop() -> Index {
         index(&[
-            ("a", &[(1, true, direct("x")), (2, false, Rule::Product(String::new()))]),
+            ("a", &[(1, true, direct("x")), (2, false, Rule::product(""))]),
             ("b", &[(1, true, direct("x"))]),
             ("c", &[(1, true, direct("y")), (3, true, direct("x"))]),
         ])
@@ -234,19 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn products_share_a_column_list() {
-        let index = shop();
-        let plan = index.plan_of(TableId(1)).unwrap();
-        assert_eq!(plan.direct.values().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
-    }
-
-    #[test]
     fn forgets_a_product_and_what_only_it_read() {
         let index = shop().without("c");
         assert_eq!(index.tables().collect::<Vec<_>>(), [TableId(1)]);
         assert_eq!(readers(&index, 1), ["a", "b"]);
         assert_eq!(index.rules("c"), None);
-        assert!(index.plan_of(TableId(3)).is_none());
+        assert_eq!(index.edges(TableId(3)).count(), 0);
     }
 
     #[test]

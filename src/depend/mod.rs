@@ -1,7 +1,7 @@
 //! Depend: Change → the keys it can touch.
 //!
 //! [`analyse`] reads what Postgres says of a product and finds, for every table, the strongest rule that is
-//! sound; [`Index`] holds the rules of all products; [`Index::fold`] turns changes into [`Touched`] keys.
+//! sound; [`Index`] holds the rules of all products; [`Matcher::fold`] turns changes into [`Touched`] keys.
 //! It must never do I/O or fail: what is not understood becomes a coarser rule.
 //!
 //! Invariant: if a change alters what a product's SQL returns for a key, folding it touches that key or the
@@ -13,11 +13,13 @@ mod explain;
 #[cfg(test)]
 mod fixture;
 mod graph;
+pub mod lookup;
 pub mod pending;
+mod plan;
 mod rule;
 pub mod settle;
 
-pub use affected::Touched;
+pub use affected::{Matcher, Touched};
 pub use analysis::analyse;
 pub use graph::Index;
-pub use rule::{Column, Rule, Rules, TableRules};
+pub use rule::{Binding, Class, Column, Is, Reach, Rule, Rules, TableRules, Test};

@@ -8,9 +8,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use crate::{
     change::{Change, Lsn, Snapshot, Transaction, Xid},
     key::Key,
+    pattern::Pattern,
 };
 
-use super::{Index, Touched};
+use super::{
+    Matcher, Touched,
+    lookup::{Asked, Found, ROWS_MAX},
+};
 
 #[derive(Debug)]
 struct Folded {
@@ -26,12 +30,46 @@ struct Folded {
 pub struct Group {
     /// How many transactions.
     pub transactions: u64,
+    /// The end of the last commit before them.
+    pub after: Lsn,
     /// The end of the last.
     pub end: Lsn,
     /// Keys touched.
     pub keys: HashMap<Key, Lsn>,
+    /// Touched keys agree with these.
+    pub patterns: HashMap<Pattern, Lsn>,
     /// Products touched as a whole.
     pub products: BTreeMap<String, Lsn>,
+    /// What is still to be looked up, by product.
+    pub asked: BTreeMap<String, Asked>,
+}
+
+impl Group {
+    fn add(&mut self, touched: &Touched, end: Lsn) {
+        self.keys.extend(touched.keys().map(|key| (key.clone(), end)));
+        self.patterns.extend(touched.patterns().map(|pattern| (pattern.clone(), end)));
+        self.products.extend(touched.products().map(|product| (product.to_owned(), end)));
+        for asked in touched.asked() {
+            let product = asked.lookups.product.to_string();
+            let all = self.asked.entry(product).or_insert_with(|| Asked::new(&asked.lookups));
+            if !all.merge(asked) || all.len() > ROWS_MAX {
+                self.touch(&asked.lookups.product);
+            }
+        }
+    }
+
+    /// What was looked up for a product. All of it is taken for touched by the newest commit.
+    pub fn found(&mut self, found: Found) {
+        let end = self.end;
+        self.keys.extend(found.keys.into_iter().map(|key| (key, end)));
+        self.patterns.extend(found.patterns.into_iter().map(|pattern| (pattern, end)));
+    }
+
+    /// Nothing finer is known of a product than that any key may be touched.
+    pub fn touch(&mut self, product: &str) {
+        self.asked.remove(product);
+        self.products.insert(product.to_owned(), self.end);
+    }
 }
 
 /// What has arrived and is not released yet.
@@ -86,9 +124,9 @@ impl Pending {
     }
 
     /// A change of the transaction under way.
-    pub fn change(&mut self, index: &Index, change: &Change) {
+    pub fn change(&mut self, matcher: &mut Matcher, change: &Change) {
         self.inside = true;
-        index.fold(change, &mut self.current);
+        matcher.fold(change, &mut self.current);
     }
 
     /// The transaction under way has ended. One that comes again after it was released or marked early is left
@@ -142,7 +180,7 @@ impl Pending {
 
     /// Takes the transactions that a barrier with this snapshot releases, in commit order.
     pub fn release(&mut self, snapshot: &Snapshot) -> Group {
-        let mut group = Group::default();
+        let mut group = Group { after: self.released, ..Group::default() };
         while let Some(first) = self.waiting.front()
             && snapshot.sees(first.xid)
         {
@@ -151,12 +189,7 @@ impl Pending {
             group.transactions += 1;
             group.end = end;
             self.released = self.released.max(end);
-            for key in touched.keys() {
-                group.keys.insert(key.clone(), end);
-            }
-            for product in touched.products() {
-                group.products.insert(product.to_owned(), end);
-            }
+            group.add(&touched, end);
         }
         group
     }
@@ -175,8 +208,7 @@ impl Pending {
         for folded in self.waiting.iter().filter(|folded| !folded.early) {
             early.end = early.end.max(folded.end);
             early.transactions += 1;
-            let keys = folded.touched.keys().map(Key::product);
-            for product in keys.chain(folded.touched.products()) {
+            for product in folded.touched.all_products() {
                 early.products.insert(product.to_owned(), folded.end);
             }
         }

@@ -1,17 +1,78 @@
 //! What the analysis of a product found: table → rules, and why time alone can change the answer.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
-use crate::{change::TableId, product::Policy};
+use super::lookup::Lookup;
+use crate::{
+    change::TableId,
+    pattern::{Order, Ordered},
+    product::Policy,
+};
 
-/// How a change of one table leads to keys of one product.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Rule {
-    /// Only rows matter in which each parameter equals these columns. Per parameter, in key order, at
-    /// least one column; several are all equal to it, so any one that is known will do.
-    Direct(Vec<Vec<Column>>),
-    /// Any row may touch any key; in words, why nothing finer is sound.
+/// How a change of one table leads to keys of one product: by rows in which all tests may hold.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Rows that fail one of these touch nothing.
+    pub only: Vec<Test>,
+    /// Which keys the others touch.
+    pub reach: Reach,
+}
+
+/// From a row to keys.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// The row says it: what binds each parameter, in key order. Several columns are all equal to the parameter, so
+    /// any one that is known will do.
+    Row(Vec<Binding<Vec<Column>>>),
+    /// Rows of other tables say it.
+    Lookup(Arc<Lookup>),
+    /// Any key may be touched; in words, why nothing finer is sound.
     Product(String),
+}
+
+/// What binds one parameter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Binding<T> {
+    /// Nothing.
+    Any,
+    /// It has the same canonical text.
+    Text(T),
+    /// It is the same number, whatever its scale.
+    Number(T),
+    /// It is at most this.
+    AtMost(Order, T),
+    /// It is at least this.
+    AtLeast(Order, T),
+}
+
+/// A test that SQL makes with constants alone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Test {
+    /// What is tested.
+    pub column: Column,
+    /// What must hold of it.
+    pub is: Is,
+}
+
+/// What must hold of a column; NULL fails all but the first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Is {
+    /// `is null`.
+    Null,
+    /// `is not null`.
+    NotNull,
+    /// One of these canonical texts.
+    OneOf(BTreeSet<String>),
+    /// None of these canonical texts.
+    NoneOf(BTreeSet<String>),
+    /// At most this value, whose text comes with it.
+    AtMost(Order, Ordered, String),
+    /// At least this value.
+    AtLeast(Order, Ordered, String),
 }
 
 /// A column as it was when the product was analysed.
@@ -30,7 +91,10 @@ pub struct TableRules {
     pub name: String,
     /// Whether a publication can have it; no change of another one ever comes.
     pub publishable: bool,
-    /// One for each way in which the product reads it, never none. `Product` stands alone.
+    /// The columns that the product reads: an UPDATE that leaves them as they are touches nothing. `None` where
+    /// every UPDATE counts.
+    pub columns: Option<BTreeSet<String>>,
+    /// One for each way in which the product reads it, never none. [`Reach::Product`] stands alone.
     pub rules: Vec<Rule>,
 }
 
@@ -47,7 +111,122 @@ pub struct Rules {
     pub parameters: Vec<String>,
 }
 
+/// How much a change costs and how exactly it is followed, the finest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The row says the key.
+    Direct,
+    /// Rows of other tables say it.
+    Lookup,
+    /// Some parameters are determined.
+    Partial,
+    /// Parameters are on one side of a value.
+    Range,
+    /// Any key may be touched.
+    Product,
+    /// Rows do not announce every change.
+    Time,
+}
+
+impl Rule {
+    /// A rule by which any row may touch any key.
+    #[must_use]
+    pub fn product(why: impl Into<String>) -> Self {
+        Self { only: Vec::new(), reach: Reach::Product(why.into()) }
+    }
+
+    /// Its class.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match &self.reach {
+            Reach::Product(_) => Class::Product,
+            Reach::Row(bindings) => class(bindings).unwrap_or(Class::Direct),
+            Reach::Lookup(lookup) => class(&lookup.parameters).unwrap_or(Class::Lookup),
+        }
+    }
+}
+
+/// Of bindings that leave keys open; `None` where they name one key.
+fn class<T>(bindings: &[Binding<T>]) -> Option<Class> {
+    let any = |of: fn(&Binding<T>) -> bool| bindings.iter().any(of);
+    let ranged = any(|binding| matches!(binding, Binding::AtMost(..) | Binding::AtLeast(..)));
+    let bound = any(|binding| !matches!(binding, Binding::Any));
+    match (ranged, bound, any(|binding| matches!(binding, Binding::Any))) {
+        (true, ..) => Some(Class::Range),
+        (_, false, true) => Some(Class::Product),
+        (_, true, true) => Some(Class::Partial),
+        (_, _, false) => None,
+    }
+}
+
+impl<T> Binding<T> {
+    /// The same binding of something else.
+    pub fn map<U>(&self, to: impl FnOnce(&T) -> U) -> Binding<U> {
+        match self {
+            Binding::Any => Binding::Any,
+            Binding::Text(by) => Binding::Text(to(by)),
+            Binding::Number(by) => Binding::Number(to(by)),
+            Binding::AtMost(order, by) => Binding::AtMost(*order, to(by)),
+            Binding::AtLeast(order, by) => Binding::AtLeast(*order, to(by)),
+        }
+    }
+
+    /// What it is bound by.
+    pub fn by(&self) -> Option<&T> {
+        match self {
+            Binding::Any => None,
+            Binding::Text(by)
+            | Binding::Number(by)
+            | Binding::AtMost(_, by)
+            | Binding::AtLeast(_, by) => Some(by),
+        }
+    }
+}
+
+impl Is {
+    /// Whether a value passes: a canonical text, or NULL. What cannot be compared passes.
+    #[must_use]
+    pub fn holds(&self, value: Option<&str>) -> bool {
+        match (self, value) {
+            (Is::Null, value) => value.is_none(),
+            (_, None) => false,
+            (Is::NotNull, Some(_)) => true,
+            (Is::OneOf(texts), Some(value)) => texts.contains(value),
+            (Is::NoneOf(texts), Some(value)) => !texts.contains(value),
+            (Is::AtMost(order, most, _), Some(value)) => {
+                order.read(value).is_none_or(|value| value <= *most)
+            }
+            (Is::AtLeast(order, least, _), Some(value)) => {
+                order.read(value).is_none_or(|value| *least <= value)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Class::Direct => "direct",
+            Class::Lookup => "lookup",
+            Class::Partial => "partial",
+            Class::Range => "range",
+            Class::Product => "product",
+            Class::Time => "time",
+        })
+    }
+}
+
 impl Rules {
+    /// The coarsest class of all its rules.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        if !self.time.is_empty() {
+            return Class::Time;
+        }
+        let rules = self.tables.values().flat_map(|table| &table.rules);
+        rules.map(Rule::class).max().unwrap_or(Class::Direct)
+    }
+
     /// Why a product of this policy cannot be served rightly, and what to do; `None` if it can.
     #[must_use]
     pub fn refusal(&self, policy: &Policy) -> Option<String> {

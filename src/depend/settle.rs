@@ -1,7 +1,8 @@
-//! V and barriers → F and the certificate (R7, R8). Pure.
+//! V, lookup positions and barriers → F and the certificate (R7, R8). Pure.
 //!
-//! Invariant: F <= V, and a certificate is given only for a barrier whose insert position F has reached.
-//! While every match is direct or whole-product nothing waits for a lookup, so F is V.
+//! Invariant: F <= V, and F passes a commit only when V has passed everything that its lookups may have seen, and
+//! what the lookups of that may have seen, once for each step of the longest path. A certificate is given only for a
+//! barrier whose insert position F has reached.
 
 use std::collections::VecDeque;
 
@@ -10,31 +11,97 @@ use crate::{change::Lsn, progress::Certificate};
 /// Barriers that F has not reached yet; past it every second one is let go, which only delays.
 const BARRIERS_KEPT: usize = 64;
 
+/// Groups with lookups that F has not passed; past it the two oldest count as one, which only delays.
+const GROUPS_KEPT: usize = 10_000;
+
+/// Transactions whose rows were looked up together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LookedUp {
+    /// The end of the last commit before them.
+    after: Lsn,
+    /// The lookups saw the log up to here; not known before the first barrier of a start.
+    saw: Option<Lsn>,
+}
+
 /// Follows V, and knows which barriers are settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settle {
     visible: Lsn,
+    settled: Lsn,
+    /// Steps of the longest path that any lookup took.
+    steps: usize,
+    /// In commit order; those that can hold F up no more are gone.
+    groups: VecDeque<LookedUp>,
     waiting: VecDeque<Certificate>,
     certificate: Option<Certificate>,
 }
 
 impl Settle {
-    /// Starts at the recorded position.
+    /// Starts at the recorded position. `steps` is of the longest lookup path of the products that were matched: all
+    /// that was looked up before counts as one group, looked up at the first barrier.
     #[must_use]
-    pub fn new(visible: Lsn) -> Self {
-        Self { visible, waiting: VecDeque::new(), certificate: None }
+    pub fn new(visible: Lsn, steps: usize) -> Self {
+        let before = (steps > 0).then_some(LookedUp { after: Lsn(0), saw: None });
+        let settled = if steps > 0 { Lsn(0) } else { visible };
+        Self {
+            visible,
+            settled,
+            steps,
+            groups: before.into_iter().collect(),
+            waiting: VecDeque::new(),
+            certificate: None,
+        }
+    }
+
+    /// Commits after `after` were looked up by paths of up to `steps`, and the lookups saw no more than `saw`. Before V
+    /// reaches them.
+    pub fn looked_up(&mut self, after: Lsn, saw: Lsn, steps: usize) {
+        self.steps = self.steps.max(steps);
+        if self.groups.len() >= GROUPS_KEPT
+            && let (Some(first), Some(second)) = (self.groups.pop_front(), self.groups.front_mut())
+        {
+            let saw = first.saw.zip(second.saw).map(|(one, other)| one.max(other));
+            *second = LookedUp { after: first.after, saw };
+        }
+        self.groups.push_back(LookedUp { after, saw: Some(saw) });
     }
 
     /// Every commit up to here is matched, durably marked and visible. Lower positions are ignored.
     pub fn reach(&mut self, visible: Lsn) {
         self.visible = self.visible.max(visible);
-        while self.waiting.front().is_some_and(|barrier| barrier.lsn <= self.visible) {
+        let ends = self.groups.iter().rev().map(|group| group.after.min(self.visible));
+        let candidates = std::iter::once(self.visible).chain(ends);
+        let reached =
+            candidates.take_while(|to| *to > self.settled).find(|to| self.is_settled(*to));
+        self.settled = reached.unwrap_or(self.settled);
+        let settled = self.settled;
+        self.groups.retain(|group| group.saw.is_none_or(|saw| saw > settled));
+        while self.waiting.front().is_some_and(|barrier| barrier.lsn <= settled) {
             self.certificate = self.waiting.pop_front();
         }
     }
 
+    /// The closure of R7.
+    fn is_settled(&self, to: Lsn) -> bool {
+        let mut needed = to;
+        for _ in 0..self.steps {
+            if needed > self.visible {
+                return false;
+            }
+            let within = needed;
+            for group in self.groups.iter().take_while(|group| group.after < within) {
+                let Some(saw) = group.saw else { return false };
+                needed = needed.max(saw);
+            }
+        }
+        needed <= self.visible
+    }
+
     /// A barrier saw the log at `barrier.lsn`. Barriers come in the order they were sent.
     pub fn barrier(&mut self, barrier: Certificate) {
+        for group in self.groups.iter_mut().filter(|group| group.saw.is_none()) {
+            group.saw = Some(barrier.lsn);
+        }
         if self.waiting.len() >= BARRIERS_KEPT {
             let mut keep = false;
             self.waiting.retain(|_| {
@@ -55,7 +122,7 @@ impl Settle {
     /// F.
     #[must_use]
     pub fn settled(&self) -> Lsn {
-        self.visible
+        self.settled
     }
 
     /// The newest barrier that F has reached.
@@ -87,7 +154,7 @@ mod tests {
         #[test]
         fn a_certificate_is_never_ahead_of_v(steps in prop::collection::vec((any::<bool>(), 0u64..20), 1..200)) {
             let sent = Instant::now();
-            let mut settle = Settle::new(Lsn(0));
+            let mut settle = Settle::new(Lsn(0), 0);
             let (mut insert, mut all) = (0, Vec::new());
             for (time, (is_barrier, by)) in (0i64..).zip(steps) {
                 if is_barrier {

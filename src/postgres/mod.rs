@@ -23,6 +23,7 @@ pub mod catalogue;
 pub mod connect;
 pub mod describe;
 pub mod error;
+pub mod lookup;
 pub mod publication;
 pub mod run;
 pub mod slot;

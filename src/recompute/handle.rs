@@ -14,6 +14,7 @@ use crate::{
     entry::{Meta, Stamp},
     key::Key,
     observe::Observer,
+    pattern::Pattern,
     product::{Catalog, Eager, Product, Slot},
     progress::Progress,
     store::{Error as StoreError, Store},
@@ -244,11 +245,18 @@ impl Handle {
         }
     }
 
-    /// Commits touch these keys and whole products: the marks to be written durably come back (R3).
+    /// Commits touch these keys, those that agree with patterns, and whole products: the marks to be written durably
+    /// come back (R3).
     #[must_use]
-    pub fn mark(&self, keys: &HashMap<Key, Lsn>, products: &BTreeMap<String, Lsn>) -> Marks {
+    pub fn mark(
+        &self,
+        keys: &HashMap<Key, Lsn>,
+        patterns: &HashMap<Pattern, Lsn>,
+        products: &BTreeMap<String, Lsn>,
+    ) -> Marks {
         let mut ledger = self.ledger();
-        let keys = ledger.mark(keys.iter().map(|(key, at)| (key, *at)));
+        let mut keys = ledger.mark(keys.iter().map(|(key, at)| (key, *at)));
+        keys.extend(ledger.mark_patterns(patterns.iter().map(|(pattern, at)| (pattern, *at))));
         let whole = |(product, at): (&String, &Lsn)| {
             Some((product.clone(), ledger.mark_product(product, *at)?))
         };

@@ -14,8 +14,11 @@ use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
     entry::{Fingerprint, Lease, Meta, Stamp},
     key::Key,
+    pattern::Pattern,
     store::{Forget, Scanned, Track},
 };
+
+use super::patterns::Patterns;
 
 /// What the ledger is told of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +124,8 @@ pub struct Ledger {
     keys: HashMap<Key, Tracked>,
     /// The same keys by product, so that a whole-product mark finds the hot ones.
     by_product: HashMap<Arc<str>, HashSet<Key>>,
+    /// The same keys by their parameters, for products that commits reach by patterns.
+    patterns: Patterns,
     products: HashMap<Arc<str>, ProductState>,
 }
 
@@ -137,6 +142,7 @@ impl Ledger {
             version_floor,
             keys: HashMap::new(),
             by_product: HashMap::new(),
+            patterns: Patterns::default(),
             products: HashMap::new(),
         }
     }
@@ -194,12 +200,17 @@ impl Ledger {
         let entry = meta.filter(|meta| meta.lease == lease).map(Box::new);
         let doubtful = entry.as_ref().is_some_and(|meta| meta.insert > firm_up_to);
         let stamp = if doubtful { stamp.next() } else { stamp };
-        self.by_product.entry(key.product().into()).or_default().insert(key.clone());
+        self.enlist(&key);
         let mark = mark.unwrap_or_default();
         let tracked =
             Tracked { lease, recorded: true, mark, stamp, version, entry, doubtful, hot: false };
         self.keys.insert(key.clone(), tracked);
         doubtful.then_some((key, stamp))
+    }
+
+    fn enlist(&mut self, key: &Key) {
+        self.by_product.entry(key.product().into()).or_default().insert(key.clone());
+        self.patterns.insert(key);
     }
 
     /// Whether a key is tracked, with an entry or without.
@@ -239,7 +250,7 @@ impl Ledger {
         self.counter += 1;
         let lease = Lease { term: self.term, counter: self.counter };
         let stamp = self.floor.next();
-        self.by_product.entry(key.product().into()).or_default().insert(key.clone());
+        self.enlist(key);
         let tracked = Tracked {
             lease,
             recorded: false,
@@ -276,6 +287,20 @@ impl Ledger {
                 tracked.mark = at;
                 marks.push((key.clone(), at));
             }
+        }
+        marks
+    }
+
+    /// Commit `at` touches the keys that agree with these patterns (R3).
+    pub fn mark_patterns<'a>(
+        &mut self,
+        touched: impl IntoIterator<Item = (&'a Pattern, Lsn)>,
+    ) -> Vec<(Key, Position)> {
+        let mut marks = Vec::new();
+        for (pattern, at) in touched {
+            let tracked = self.by_product.get(&pattern.product).into_iter().flatten();
+            let keys = self.patterns.find(pattern, tracked);
+            marks.extend(self.mark(keys.iter().map(|key| (key, at))));
         }
         marks
     }
@@ -411,6 +436,7 @@ impl Ledger {
             if let Some(keys) = self.by_product.get_mut(forgotten.key.product()) {
                 keys.remove(&forgotten.key);
             }
+            self.patterns.remove(&forgotten.key);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
 
 mod handle;
 pub mod ledger;
+mod patterns;
 pub mod queue;
 pub mod reserve;
 pub mod sql;

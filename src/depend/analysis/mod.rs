@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use super::rule::{Column, Rule, Rules, TableRules};
+use super::rule::{Binding, Column, Reach, Rule, Rules, TableRules};
 use crate::{
     change::TableId,
     description::{Description, Table},
@@ -46,14 +46,15 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         .tables()
         .filter(|table| described(description, *table).is_none())
         .map(|table| {
-            let rules = vec![Rule::Product("Postgres did not describe it".into())];
-            (table, TableRules { name: format!("table {}", table.0), publishable: true, rules })
+            let rules = vec![Rule::product("Postgres did not describe it")];
+            let name = format!("table {}", table.0);
+            (table, TableRules { name, publishable: true, columns: None, rules })
         });
     let tables =
         description.tables.iter().filter(|table| matches!(table.kind, 'r' | 'p')).map(|table| {
             let publishable = table.persistence == 'p' && !table.system;
             let rules = rules_of(table, &restrictions, &names);
-            (table.id, TableRules { name: full_name(table), publishable, rules })
+            (table.id, TableRules { name: full_name(table), publishable, columns: None, rules })
         });
     let row_security = description.tables.iter().filter(|table| table.row_security);
     Rules {
@@ -89,7 +90,7 @@ fn full_name(table: &Table) -> String {
 /// The rules of a table: one for each distinct way of reading it, or the coarsest alone.
 fn rules_of(table: &Table, restrictions: &Restrictions, names: &[String]) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let coarsest = |why: &str| vec![Rule::Product(why.into())];
+    let coarsest = |why: &str| vec![Rule::product(why)];
     if names.is_empty() {
         return coarsest("it has no parameters");
     }
@@ -112,9 +113,9 @@ fn rules_of(table: &Table, restrictions: &Restrictions, names: &[String]) -> Vec
             if equal.is_empty() {
                 return coarsest(&format!("no column of it equals :{name}"));
             }
-            columns.push(equal);
+            columns.push(Binding::Text(equal));
         }
-        let rule = Rule::Direct(columns);
+        let rule = Rule { only: Vec::new(), reach: Reach::Row(columns) };
         if !rules.contains(&rule) {
             rules.push(rule);
         }

@@ -197,14 +197,16 @@ fn cases() -> Vec<Case> {
 }
 
 fn in_short(rule: &Rule) -> String {
-    match rule {
-        Rule::Product(_) => "whole".into(),
-        Rule::Direct(columns) => {
-            let names = |columns: &Vec<Column>| {
+    match &rule.reach {
+        Reach::Product(_) => "whole".into(),
+        Reach::Row(bindings) => {
+            let names = |binding: &Binding<Vec<Column>>| {
+                let columns = binding.by().map_or(&[][..], Vec::as_slice);
                 columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join("|")
             };
-            format!("direct {}", columns.iter().map(names).collect::<Vec<_>>().join(", "))
+            format!("direct {}", bindings.iter().map(names).collect::<Vec<_>>().join(", "))
         }
+        Reach::Lookup(_) => "lookup".into(),
     }
 }
 
@@ -321,7 +323,12 @@ fn a_view_whose_rule_is_not_known_makes_every_table_whole() {
     let case = cases().into_iter().find(|case| case.name == "view_joined").unwrap();
     let description = Description { view_trees: BTreeMap::new(), ..server.description(&case) };
     let rules = analyse(&fixture::product("p", 1, &case.sql), &description);
-    assert!(rules.tables.values().all(|table| matches!(table.rules[..], [Rule::Product(_)])));
+    assert!(
+        rules
+            .tables
+            .values()
+            .all(|table| matches!(table.rules[..], [Rule { reach: Reach::Product(_), .. }]))
+    );
 }
 
 #[test]
