@@ -141,6 +141,8 @@ pub struct Table {
     /// Whether it is read otherwise than by its own name in a tree, also if it is named there too: as an
     /// inheritance child or the root above a named partition, or by a function's body or a policy.
     pub indirect: bool,
+    /// The columns of its primary key.
+    pub key: BTreeSet<i16>,
     /// Column number → (name, type oid), without dropped ones.
     pub columns: BTreeMap<i16, (String, u32)>,
 }
@@ -158,6 +160,39 @@ pub struct Function {
     pub volatility: char,
     /// Its language: `internal`, `c`, `sql`, `plpgsql`, …
     pub language: String,
+    /// `pg_proc.proisstrict`: NULL when an argument is.
+    pub strict: bool,
+}
+
+/// What an operator of the default btree or hash operator class of both its input types means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Comparison {
+    /// `=`
+    Equal,
+    /// `<>`, the negator of an equality.
+    Unequal,
+    /// `<`
+    Less,
+    /// `<=`
+    AtMost,
+    /// `>`
+    Greater,
+    /// `>=`
+    AtLeast,
+}
+
+impl Comparison {
+    /// What it means with its sides exchanged.
+    #[must_use]
+    pub fn turned(self) -> Self {
+        match self {
+            Self::Less => Self::Greater,
+            Self::AtMost => Self::AtLeast,
+            Self::Greater => Self::Less,
+            Self::AtLeast => Self::AtMost,
+            Self::Equal | Self::Unequal => self,
+        }
+    }
 }
 
 /// What Postgres says of a product.
@@ -179,9 +214,17 @@ pub struct Description {
     pub tables: Vec<Table>,
     /// Every function called, in the SQL or in the views below it.
     pub functions: Vec<Function>,
-    /// Operators of the tree that are the equality of the default btree or hash operator class of both
-    /// their input types: oid → (left type oid, right type oid).
-    pub equalities: BTreeMap<u32, (u32, u32)>,
+    /// Operators of the tree that compare by the default operator classes of their input types: oid → what it
+    /// means, left type oid, right type oid.
+    pub comparisons: BTreeMap<u32, (Comparison, u32, u32)>,
+    /// Types of the tables' columns that are enums.
+    pub enums: BTreeSet<u32>,
+    /// Their labels by `pg_enum.oid`, as constants in a tree hold them.
+    pub labels: BTreeMap<u32, String>,
+    /// Types of the tables' columns → their names, good in a cast.
+    pub types: BTreeMap<u32, String>,
+    /// Whether the server keeps the lowest byte of a number first, as its constants in a tree show.
+    pub little_endian: bool,
     /// Collations of the tree that are not deterministic.
     pub nondeterministic_collations: Vec<u32>,
     /// A hash over the definitions read: columns, views, functions, types, policies. A part of the fingerprint.
@@ -189,4 +232,12 @@ pub struct Description {
     /// A hash over all that the stream does not say of the objects read, definitions included: see
     /// `sql/postgres/catalogue.sql`. It also moves when rows change silently (TRUNCATE of a partition).
     pub catalogue: String,
+}
+
+impl Description {
+    /// What an operator means, and its input types.
+    #[must_use]
+    pub fn meaning(&self, operator: u32) -> Option<(Comparison, (u32, u32))> {
+        self.comparisons.get(&operator).map(|(means, left, right)| (*means, (*left, *right)))
+    }
 }

@@ -73,7 +73,8 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
             where i.indrelid = l.oid and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
                 and ((l.relreplident = 'd' and i.indisprimary) or (l.relreplident = 'i' and i.indisreplident)))
     ) as identity,
-    s.indirect, s.readable, columns.numbers, columns.names, columns.types
+    s.indirect, s.readable, columns.numbers, columns.names, columns.types,
+    coalesce((select i.indkey::int2[] from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary), '{}') as key
 from secured s
 join pg_catalog.pg_class c on c.oid = s.oid
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace

@@ -135,9 +135,9 @@ impl Lookup {
 }
 
 impl Operand {
-    fn sql(&self) -> String {
+    pub(super) fn sql(&self) -> String {
         match self {
-            Operand::Row(at, type_name) => format!("r.c{at}::{type_name}"),
+            Operand::Row(at, type_name) => format!("(r.c{at}::{type_name})"),
             Operand::Table(table, column) => format!("t{table}.{}", quoted(column)),
             Operand::Expression(sql) => format!("({sql})"),
         }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::{
-    Client, Row, Statement, Transaction,
+    Client, GenericClient, Row, Statement, Transaction,
     error::ErrorPosition,
     types::{Kind as WireKind, Type as WireType},
 };
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     change::TableId,
-    description::{Description, Function, OutputColumn, Question, Table, Type},
+    description::{Comparison, Description, Function, OutputColumn, Question, Table, Type},
 };
 
 /// Far more than statements have; a limit on what a catalogue may make kck read.
@@ -150,7 +150,10 @@ fn column_types(prepared: &Statement) -> Vec<(u32, i32)> {
     prepared.columns().iter().map(|column| (column.type_().oid(), -1)).collect()
 }
 
-async fn named_types(client: &Client, types: Vec<(u32, i32)>) -> Result<Vec<Type>, Error> {
+async fn named_types(
+    client: &impl GenericClient,
+    types: Vec<(u32, i32)>,
+) -> Result<Vec<Type>, Error> {
     let fail = |error| Error::from_postgres("name types", error);
     let (oids, modifiers): (Vec<u32>, Vec<i32>) = types.into_iter().unzip();
     let sql = include_str!("../../sql/postgres/describe_types.sql");
@@ -238,6 +241,7 @@ async fn in_transaction(
 struct View {
     oid: u32,
     tree: String,
+    little_endian: bool,
 }
 
 async fn make_view(
@@ -267,8 +271,9 @@ async fn make_view(
         transaction.query_one("select $1::text::regclass::oid", &[&VIEW]).await.map_err(fail)?;
     let oid: u32 = row.try_get(0).map_err(fail)?;
     let sql = include_str!("../../sql/postgres/describe_view.sql");
-    let tree = transaction.query_one(sql, &[&oid]).await.map_err(fail)?.try_get(0).map_err(fail)?;
-    Ok(View { oid, tree })
+    let row = transaction.query_one(sql, &[&oid]).await.map_err(fail)?;
+    let (tree, little_endian) = (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
+    Ok(View { oid, tree, little_endian })
 }
 
 async fn read(
@@ -286,8 +291,13 @@ async fn read(
         None => mentioned(transaction, question, &mut reads).await?,
     }
     close(transaction, &mut reads).await?;
-    let mut description = Description { tree: view.map(|view| view.tree.clone()), ..base.clone() };
+    let mut description = Description {
+        tree: view.map(|view| view.tree.clone()),
+        little_endian: view.is_some_and(|view| view.little_endian),
+        ..base.clone()
+    };
     tables(transaction, question, &reads, &mut description).await?;
+    column_types_of(transaction, &mut description).await?;
     functions(transaction, &reads, &mut description).await?;
     operators(transaction, &reads, &mut description).await?;
     description.view_trees = reads.view_trees;
@@ -487,9 +497,29 @@ fn table(row: &Row) -> Result<(Table, bool), tokio_postgres::Error> {
         row_security: row.try_get("row_security")?,
         identity: row.try_get("identity")?,
         indirect: row.try_get("indirect")?,
+        key: row.try_get::<_, Vec<i16>>("key")?.into_iter().collect(),
         columns: numbers.into_iter().zip(names.into_iter().zip(types)).collect(),
     };
     Ok((table, row.try_get("readable")?))
+}
+
+/// The names of the types of all columns, and the labels of enums among them.
+async fn column_types_of(
+    transaction: &Transaction<'_>,
+    description: &mut Description,
+) -> Result<(), Failed> {
+    let columns = description.tables.iter().flat_map(|table| table.columns.values());
+    let oids: BTreeSet<u32> = columns.map(|(_, type_oid)| *type_oid).collect();
+    let asked = oids.iter().map(|oid| (*oid, -1)).collect();
+    let named = named_types(transaction, asked).await.map_err(Failed::Source)?;
+    description.types = named.into_iter().map(|type_| (type_.oid, type_.name)).collect();
+    let oids: Vec<u32> = oids.into_iter().collect();
+    let sql = include_str!("../../sql/postgres/describe_enums.sql");
+    for row in transaction.query(sql, &[&oids]).await.map_err(fail)? {
+        description.enums.insert(row.try_get(0).map_err(fail)?);
+        description.labels.insert(row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?);
+    }
+    Ok(())
 }
 
 async fn functions(
@@ -507,6 +537,7 @@ async fn functions(
             name: row.try_get(2)?,
             volatility: letter(row, 3)?,
             language: row.try_get(4)?,
+            strict: row.try_get(5)?,
         })
     };
     description.functions = rows.iter().map(read).collect::<Result<_, _>>().map_err(fail)?;
@@ -519,10 +550,19 @@ async fn operators(
     description: &mut Description,
 ) -> Result<(), Failed> {
     let oids: Vec<u32> = reads.operators.iter().copied().collect();
-    let sql = include_str!("../../sql/postgres/describe_equalities.sql");
+    let sql = include_str!("../../sql/postgres/describe_comparisons.sql");
     for row in transaction.query(sql, &[&oids]).await.map_err(fail)? {
-        let types = (row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?);
-        description.equalities.insert(row.try_get(0).map_err(fail)?, types);
+        let means = match row.try_get::<_, i32>(1).map_err(fail)? {
+            0 => Comparison::Unequal,
+            1 => Comparison::Less,
+            2 => Comparison::AtMost,
+            3 => Comparison::Equal,
+            4 => Comparison::AtLeast,
+            5 => Comparison::Greater,
+            _ => continue,
+        };
+        let types = (row.try_get(2).map_err(fail)?, row.try_get(3).map_err(fail)?);
+        description.comparisons.insert(row.try_get(0).map_err(fail)?, (means, types.0, types.1));
     }
     let oids: Vec<u32> = reads.collations.iter().copied().collect();
     let sql = include_str!("../../sql/postgres/describe_collations.sql");

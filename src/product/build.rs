@@ -148,7 +148,7 @@ fn fingerprint(
     }
     hash.add(&format!(
         "{:?} {:?}",
-        description.equalities, description.nondeterministic_collations
+        description.comparisons, description.nondeterministic_collations
     ));
     hash.add(&description.definitions);
     hash.fingerprint()
@@ -158,7 +158,10 @@ fn fingerprint(
 pub(super) mod tests {
     use super::*;
     use crate::{change::TableId, description::Table, product::file};
-    use std::{collections::BTreeMap, path::Path};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        path::Path,
+    };
 
     fn type_(oid: u32, name: &str, kind: char) -> Type {
         Type { oid, name: name.to_owned(), kind }
@@ -181,6 +184,7 @@ pub(super) mod tests {
             row_security: false,
             identity: true,
             indirect: false,
+            key: BTreeSet::new(),
             columns: BTreeMap::from([(1, ("id".to_owned(), 20))]),
         };
         Description {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    equality::Parameters,
     full_name,
     settled::settled,
+    term::Parameters,
     tree::{Node, Value},
 };
 use crate::description::{CLOCK_WORDS, Description, Function, Table};

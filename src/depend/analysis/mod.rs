@@ -1,29 +1,35 @@
 //! What Postgres says of a product → [`Rules`].
 //!
-//! `tree` reads rule trees, `equality` finds what conditions equate, `restrict` works out which columns of
-//! each table are equal to the parameters, `clock` looks for what no row announces.
+//! `tree` reads rule trees; `term`, `constant` and `expression` find `fact`s in conditions; `restrict` works out which
+//! of them hold where a table is read; `reach` turns those into rules; `columns` finds what is read, and `clock` what
+//! no row announces.
 //!
 //! Invariant: every table gets a rule, and where anything is not understood it is the coarsest.
 
 mod clock;
-mod equality;
+mod columns;
+mod constant;
+mod expression;
+mod fact;
+mod reach;
 mod restrict;
 mod settled;
+mod term;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::rule::{Binding, Column, Reach, Rule, Rules, TableRules};
+use super::rule::{Column, Reach, Rule, Rules, TableRules};
 use crate::{
     change::TableId,
     description::{Description, Table},
     product::Product,
 };
-use equality::Parameters;
-use restrict::Restrictions;
+use restrict::{Occurrences, Visited, occurrences};
+use term::Parameters;
 use tree::{Node, Value};
 
 /// Finds the strongest sound rule for every table, and why time alone could change the answer.
@@ -38,27 +44,13 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         .filter_map(|(view, text)| Some((*view, tree::read(text)?)))
         .collect();
     let parameters = Parameters::of(description);
-    let restrictions = match query.as_ref().and_then(action) {
-        Some(query) => Restrictions::find(query, &views, &parameters, description),
-        None => Restrictions::coarsest("Postgres gave no rule tree"),
+    let found = match query.as_ref().and_then(action) {
+        Some(query) => occurrences(query, &views, &parameters, description),
+        None => Err("Postgres gave no rule tree"),
     };
-    let undescribed = restrictions
-        .tables()
-        .filter(|table| described(description, *table).is_none())
-        .map(|table| {
-            let rules = vec![Rule::product("Postgres did not describe it")];
-            let name = format!("table {}", table.0);
-            (table, TableRules { name, publishable: true, columns: None, rules })
-        });
-    let tables =
-        description.tables.iter().filter(|table| matches!(table.kind, 'r' | 'p')).map(|table| {
-            let publishable = table.persistence == 'p' && !table.system;
-            let rules = rules_of(table, &restrictions, &names);
-            (table.id, TableRules { name: full_name(table), publishable, columns: None, rules })
-        });
     let row_security = description.tables.iter().filter(|table| table.row_security);
     Rules {
-        tables: undescribed.chain(tables).collect(),
+        tables: tables(&found, &parameters, &names),
         time: clock::reasons(
             &product.draft.question.pieces,
             query.as_ref(),
@@ -69,6 +61,69 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         row_security: row_security.map(full_name).collect(),
         parameters: names,
     }
+}
+
+/// The rules of every table: one for each distinct way of reading it, or the coarsest alone.
+fn tables(
+    found: &Visited<Occurrences>,
+    parameters: &Parameters<'_>,
+    names: &[String],
+) -> BTreeMap<TableId, TableRules> {
+    let description = parameters.description;
+    let mut rules: BTreeMap<TableId, Vec<Rule>> = BTreeMap::new();
+    if let Ok(found) = found
+        && names.len() == description.parameters.len()
+    {
+        for (occurrence, rule) in found.all.iter().zip(reach::rules(found, parameters, names)) {
+            let all = rules.entry(occurrence.table).or_default();
+            if !all.contains(&rule) {
+                all.push(rule);
+            }
+        }
+    }
+    let mut tables = BTreeMap::new();
+    for (table, rules) in &rules {
+        if described(description, *table).is_none() {
+            let name = format!("table {}", table.0);
+            let rules = vec![Rule::product("Postgres did not describe it")];
+            let unknown = TableRules { name, publishable: true, columns: None, rules };
+            tables.insert(*table, unknown);
+        }
+        debug_assert!(!rules.is_empty());
+    }
+    for table in description.tables.iter().filter(|table| matches!(table.kind, 'r' | 'p')) {
+        let coarsest = |why: &str| vec![Rule::product(why)];
+        let all = match (found, rules.remove(&table.id)) {
+            _ if table.indirect => {
+                coarsest("it is also read by inheritance, a function or a policy")
+            }
+            (Err(why), _) => coarsest(why),
+            (Ok(_), None) => coarsest("it is read where no condition is followed"),
+            (Ok(_), Some(all)) => alone_if_coarsest(all),
+        };
+        let columns = match found {
+            Ok(found) if !table.indirect => read_columns(table, found),
+            _ => None,
+        };
+        let publishable = table.persistence == 'p' && !table.system;
+        let name = full_name(table);
+        tables.insert(table.id, TableRules { name, publishable, columns, rules: all });
+    }
+    tables
+}
+
+/// A rule by which any row touches any key makes the others superfluous.
+fn alone_if_coarsest(rules: Vec<Rule>) -> Vec<Rule> {
+    let coarsest = |rule: &&Rule| rule.only.is_empty() && matches!(rule.reach, Reach::Product(_));
+    match rules.iter().find(coarsest) {
+        Some(rule) => vec![rule.clone()],
+        None => rules,
+    }
+}
+
+fn read_columns(table: &Table, found: &Occurrences) -> Option<BTreeSet<String>> {
+    let numbers = found.columns.get(&table.id)?.as_ref()?;
+    numbers.iter().map(|number| table.columns.get(number).map(|(name, _)| name.clone())).collect()
 }
 
 /// The one query of a view's rule.
@@ -85,42 +140,6 @@ fn described(description: &Description, table: TableId) -> Option<&Table> {
 
 fn full_name(table: &Table) -> String {
     format!("{}.{}", table.schema, table.name)
-}
-
-/// The rules of a table: one for each distinct way of reading it, or the coarsest alone.
-fn rules_of(table: &Table, restrictions: &Restrictions, names: &[String]) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    let coarsest = |why: &str| vec![Rule::product(why)];
-    if names.is_empty() {
-        return coarsest("it has no parameters");
-    }
-    if table.indirect {
-        return coarsest("it is also read by inheritance, a function or a policy");
-    }
-    let occurrences = match restrictions.of(table.id) {
-        Ok([]) => return coarsest("it is read where no condition is followed"),
-        Ok(occurrences) => occurrences,
-        Err(why) => return coarsest(why),
-    };
-    for occurrence in occurrences {
-        if occurrence.len() != names.len() {
-            return coarsest("its parameters are not those that Postgres described");
-        }
-        let mut columns = Vec::new();
-        for (name, numbers) in names.iter().zip(occurrence) {
-            let equal: Vec<Column> =
-                numbers.iter().filter_map(|number| column(table, *number)).collect();
-            if equal.is_empty() {
-                return coarsest(&format!("no column of it equals :{name}"));
-            }
-            columns.push(Binding::Text(equal));
-        }
-        let rule = Rule { only: Vec::new(), reach: Reach::Row(columns) };
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
-    }
-    rules
 }
 
 fn column(table: &Table, number: i16) -> Option<Column> {

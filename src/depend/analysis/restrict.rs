@@ -1,15 +1,15 @@
-//! A rule tree → for each place where a table is read, the columns that equal the parameters there.
+//! A rule tree → each place where a table is read, with the facts that hold in every row there that matters.
 //!
-//! A query is visited with the *facts* that hold in every row of it that matters, and a table turns the
-//! facts that reach it into its restriction. The claim is always the same: rows of the table that break the
-//! restriction could be taken away there, whatever the other tables hold, without changing the answer.
-//! What is not visited is restricted by nothing.
+//! A query is visited with the *facts* that hold in every row of it that matters. The claim is always the same: rows
+//! of the table for which no rows of the others make the facts true could be taken away there without changing the
+//! answer. What is not visited is restricted by nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
     action,
-    equality::{Classes, Facts, Parameters, Scope, Term},
+    fact::{Fact, Facts, Term, Tuple, without_nulls},
+    term::{Parameters, Scope},
     tree::{Node, Value},
 };
 use crate::{change::TableId, description::Description};
@@ -20,55 +20,58 @@ const VISITS_MAX: u32 = 20_000;
 /// Joins, subqueries and views within each other; each is a few frames on the stack.
 const DEPTH_MAX: u32 = 400;
 
-/// For each parameter the columns that equal it.
-pub(super) type Occurrence = Vec<BTreeSet<i16>>;
-
-/// What restricts each table, or why that is not known.
-#[derive(Debug)]
-pub(super) struct Restrictions(Visited<BTreeMap<TableId, Vec<Occurrence>>>);
-
-impl Restrictions {
-    pub(super) fn coarsest(why: &'static str) -> Self {
-        Self(Err(why))
-    }
-
-    pub(super) fn find<'t>(
-        query: &'t Node<'t>,
-        views: &'t BTreeMap<u32, Value<'t>>,
-        parameters: &Parameters<'_>,
-        description: &Description,
-    ) -> Self {
-        let mut visitor = Visitor {
-            parameters,
-            views,
-            description,
-            visits: 0,
-            depth: 0,
-            found: BTreeMap::new(),
-            seen: HashSet::new(),
-            opened: vec![query],
-        };
-        let visited =
-            visitor.query(query, None, &Facts::new(), &[]).and_then(|()| visitor.unseen());
-        Self(visited.map(|()| visitor.found))
-    }
-
-    /// The places where a table is read.
-    pub(super) fn of(&self, table: TableId) -> Visited<&[Occurrence]> {
-        match &self.0 {
-            Ok(found) => Ok(found.get(&table).map_or(&[], Vec::as_slice)),
-            Err(why) => Err(why),
-        }
-    }
-
-    /// Every table that was met.
-    pub(super) fn tables(&self) -> impl Iterator<Item = TableId> {
-        self.0.iter().flat_map(|found| found.keys().copied())
-    }
+/// A place where a table is read.
+#[derive(Debug, Clone)]
+pub(super) struct Occurrence {
+    pub(super) table: TableId,
+    /// Its rows in the facts; `None` where no condition is followed.
+    pub(super) tuple: Option<Tuple>,
+    /// What holds in every row of it that matters, with some rows of the others.
+    pub(super) facts: Facts,
 }
 
+/// What was found of a tree.
+#[derive(Debug, Default)]
+pub(super) struct Occurrences {
+    pub(super) all: Vec<Occurrence>,
+    /// The table and the place of every row that facts speak of and that is a table's.
+    pub(super) tuples: BTreeMap<Tuple, (TableId, Place)>,
+    /// The columns of each table that the query itself or its views read; `None` where every column counts.
+    pub(super) columns: BTreeMap<TableId, Option<BTreeSet<i16>>>,
+}
+
+/// The use of an entry of a range table: the same in every visit.
+pub(super) type Place = (u32, usize);
+
 /// Or why the tree is not understood.
-type Visited<T> = Result<T, &'static str>;
+pub(super) type Visited<T> = Result<T, &'static str>;
+
+/// Visits a query.
+pub(super) fn occurrences<'t>(
+    query: &'t Node<'t>,
+    views: &'t BTreeMap<u32, Value<'t>>,
+    parameters: &Parameters<'_>,
+    description: &Description,
+) -> Visited<Occurrences> {
+    let mut visitor = Visitor {
+        parameters,
+        views,
+        description,
+        visits: 0,
+        depth: 0,
+        found: Occurrences::default(),
+        places: HashMap::new(),
+        seen: HashSet::new(),
+        opened: vec![query],
+    };
+    let top = Derived { query, outer: None, place: 0 };
+    visitor.query(&top, &Facts::new(), &[])?;
+    visitor.unseen()?;
+    for query in &visitor.opened {
+        super::columns::read(query, &mut visitor.found.columns);
+    }
+    Ok(visitor.found)
+}
 
 const UNKNOWN: &str = "its rule tree has a form that is not understood";
 
@@ -78,25 +81,32 @@ struct Visitor<'p, 't> {
     description: &'p Description,
     visits: u32,
     depth: u32,
-    found: BTreeMap<TableId, Vec<Occurrence>>,
+    found: Occurrences,
+    /// The place of a query, by the place around it and where it stands there.
+    places: HashMap<(u32, *const Node<'t>), u32>,
     /// The range table entries that were visited, by their place in memory.
     seen: HashSet<*const Node<'t>>,
     /// The queries of the rules that were opened: the product's own and those of its views.
     opened: Vec<&'t Node<'t>>,
 }
 
-/// A query that a range table entry stands for, and what is around it.
+/// A query that is used somewhere, and what is around it.
 struct Derived<'s, 't> {
     query: &'t Node<'t>,
     outer: Option<&'s Scope<'s, 't>>,
+    place: u32,
 }
 
 impl<'t> Visitor<'_, 't> {
-    fn enter<'s>(
-        &mut self,
-        query: &'t Node<'t>,
-        outer: Option<&'s Scope<'s, 't>>,
-    ) -> Visited<Scope<'s, 't>> {
+    /// The place of what stands at `node` within `place`.
+    fn place(&mut self, place: u32, node: &'t Node<'t>) -> u32 {
+        // The top is 0.
+        let next = u32::try_from(self.places.len()).unwrap_or(u32::MAX).saturating_add(1);
+        *self.places.entry((place, std::ptr::from_ref(node))).or_insert(next)
+    }
+
+    fn enter<'s>(&mut self, derived: &Derived<'s, 't>) -> Visited<Scope<'s, 't>> {
+        let Derived { query, outer, place } = *derived;
         self.visits += 1;
         if self.visits > VISITS_MAX {
             return Err("its views and subqueries are too many to follow");
@@ -104,7 +114,18 @@ impl<'t> Visitor<'_, 't> {
         if query.number::<u8>("commandType") != Some(1) {
             return Err("it has a statement that is no SELECT");
         }
-        Ok(Scope { id: self.visits, query, outer })
+        let scope = Scope { id: self.visits, place, query, outer, answer: &[] };
+        for (entry, table) in query.list("rtable").unwrap_or_default().iter().zip(1..) {
+            let relation = entry.node().filter(|entry| entry.number::<u8>("rtekind") == Some(0));
+            if let Some(entry) = relation
+                && matches!(entry.text("relkind").as_deref(), Some("r" | "p"))
+            {
+                let table_id = TableId(entry.number("relid").ok_or(UNKNOWN)?);
+                let tuple = Tuple { scope: scope.id, table };
+                self.found.tuples.insert(tuple, (table_id, (place, table)));
+            }
+        }
+        Ok(scope)
     }
 
     /// One step down.
@@ -122,12 +143,12 @@ impl<'t> Visitor<'_, 't> {
     /// are those columns of this query's answer that it speaks of, by number and by what it calls them.
     fn query(
         &mut self,
-        query: &'t Node<'t>,
-        outer: Option<&Scope<'_, 't>>,
+        derived: &Derived<'_, 't>,
         inherited: &Facts,
         outputs: &[(i16, Term)],
     ) -> Visited<()> {
-        let scope = self.enter(query, outer)?;
+        let query = derived.query;
+        let scope = self.enter(derived)?;
         let mut facts = inherited.clone();
         match query.field("setOperations").ok_or(UNKNOWN)? {
             Value::Null => facts.extend(self.pushed(&scope, outputs).ok_or(UNKNOWN)?),
@@ -138,7 +159,7 @@ impl<'t> Visitor<'_, 't> {
         for item in jointree.list("fromlist").ok_or(UNKNOWN)? {
             self.item(item, &scope, &facts, inherited)?;
         }
-        self.sublinks(jointree.field("quals").ok_or(UNKNOWN)?, &scope, &facts)?;
+        self.sublinks_of(jointree.field("quals").ok_or(UNKNOWN)?, &scope, &facts)?;
         // Grouping sets make columns NULL that are not NULL in any row.
         let settled = if query.null("groupingSets").ok_or(UNKNOWN)? { &facts } else { inherited };
         let elsewhere = ["rtable", "cteList", "jointree", "setOperations"];
@@ -176,7 +197,7 @@ impl<'t> Visitor<'_, 't> {
             let branch =
                 entry.field("subquery").and_then(|query| query.named("QUERY")).ok_or(UNKNOWN)?;
             // Postgres converts the branches' columns to a common type without saying so in the tree.
-            let around = Scope { id: 0, query: branch, outer: Some(scope) };
+            let around = Scope { id: 0, place: 0, query: branch, outer: Some(scope), answer: &[] };
             let kept = outputs.iter().copied().filter(|(column, _)| {
                 let common = usize::try_from(*column)
                     .ok()
@@ -188,7 +209,9 @@ impl<'t> Visitor<'_, 't> {
                         .zip(common)
                         .is_some_and(|((_, own), common)| self.parameters.same_family(own, *common))
             });
-            self.query(branch, Some(scope), inherited, &kept.collect::<Vec<_>>())?;
+            let place = self.place(scope.place, entry);
+            let derived = Derived { query: branch, outer: Some(scope), place };
+            self.query(&derived, inherited, &kept.collect::<Vec<_>>())?;
         }
         Ok(())
     }
@@ -207,8 +230,8 @@ impl<'t> Visitor<'_, 't> {
             return self.entry(node.number("rtindex").ok_or(UNKNOWN)?, scope, facts, inherited);
         }
         let join = Join::read(node)?.without_nulls_of(facts, scope)?;
-        self.sublinks(join.condition, scope, inherited)?;
-        let mut joined = self.parameters.conjuncts(join.condition, scope);
+        self.sublinks_of(join.condition, scope, inherited)?;
+        let mut joined = self.holds(join.condition, scope)?;
         joined.extend_from_slice(facts);
         joined.extend(self.item_facts(join.left, scope, &joined)?);
         joined.extend(self.item_facts(join.right, scope, &joined)?);
@@ -217,6 +240,10 @@ impl<'t> Visitor<'_, 't> {
         let left =
             if join.right_null { self.and_facts(join.left, scope, facts)? } else { joined.clone() };
         let right = if join.left_null { self.and_facts(join.right, scope, facts)? } else { joined };
+        // A row of a side that may be missing is not NULL where a NULL is looked for.
+        let left = if join.left_null { without_those_of(join.left, &left, scope)? } else { left };
+        let right =
+            if join.right_null { without_those_of(join.right, &right, scope)? } else { right };
         self.below(|it| it.item(join.left, scope, &left, inherited))?;
         self.below(|it| it.item(join.right, scope, &right, inherited))
     }
@@ -241,26 +268,21 @@ impl<'t> Visitor<'_, 't> {
         let entry = scope.entry(table).ok_or(UNKNOWN)?;
         self.seen.insert(entry);
         if let Some(derived) = self.derived(entry, scope)? {
-            let outputs: BTreeSet<(i16, Term)> = facts
-                .iter()
-                .flat_map(|(a, b)| [*a, *b])
-                .filter_map(|term| match term {
-                    Term::Column { scope: id, table: of, column }
-                        if id == scope.id && of == table =>
-                    {
-                        Some((column, term))
-                    }
-                    _ => None,
-                })
-                .collect();
+            let tuple = Tuple { scope: scope.id, table };
+            let column = |term| match term {
+                Term::Column { tuple: of, column } if of == tuple => Some((column, term)),
+                _ => None,
+            };
+            let outputs: BTreeSet<(i16, Term)> =
+                facts.iter().flat_map(Fact::given).filter_map(column).collect();
             let outputs = Vec::from_iter(outputs);
-            return self.below(|it| it.query(derived.query, derived.outer, facts, &outputs));
+            return self.below(|it| it.query(&derived, facts, &outputs));
         }
         match (entry.number::<u8>("rtekind"), entry.text("relkind").as_deref()) {
             (Some(0), Some("r" | "p")) => {
                 let relation = TableId(entry.number("relid").ok_or(UNKNOWN)?);
-                let occurrence = self.occurrence(table, scope, facts);
-                self.found.entry(relation).or_default().push(occurrence);
+                let tuple = Some(Tuple { scope: scope.id, table });
+                self.found.all.push(Occurrence { table: relation, tuple, facts: facts.clone() });
                 Ok(())
             }
             (Some(0), Some("m" | "f")) => Ok(()),
@@ -273,25 +295,6 @@ impl<'t> Visitor<'_, 't> {
             }
             _ => Err(UNKNOWN),
         }
-    }
-
-    fn occurrence(&self, table: usize, scope: &Scope<'_, 't>, facts: &Facts) -> Occurrence {
-        let classes = Classes::new(facts);
-        let columns_of = |parameter| {
-            let class = classes.class_of(Term::Parameter(parameter));
-            let equal = classes.terms().filter(|(_, number)| Some(*number) == class);
-            equal
-                .filter_map(|(term, _)| match term {
-                    Term::Column { scope: id, table: of, column }
-                        if id == scope.id && of == table =>
-                    {
-                        Some(column)
-                    }
-                    _ => None,
-                })
-                .collect()
-        };
-        (0..self.description.parameters.len()).map(columns_of).collect()
     }
 
     /// The query behind a subquery, a view, or a WITH query that is not recursive.
@@ -312,10 +315,16 @@ impl<'t> Visitor<'_, 't> {
                 if !self.opened.iter().any(known) {
                     self.opened.extend(query);
                 }
-                Ok(query.map(|query| Derived { query, outer: None }))
+                let place = self.place(scope.place, entry);
+                Ok(query.map(|query| Derived { query, outer: None, place }))
             }
-            1 => Ok(Some(Derived { query: query_in(entry, "subquery")?, outer: Some(scope) })),
+            1 => {
+                let place = self.place(scope.place, entry);
+                let query = query_in(entry, "subquery")?;
+                Ok(Some(Derived { query, outer: Some(scope), place }))
+            }
             6 => {
+                let place = self.place(scope.place, entry);
                 let scope = entry
                     .number("ctelevelsup")
                     .and_then(|levels| scope.out(levels))
@@ -329,7 +338,7 @@ impl<'t> Visitor<'_, 't> {
                 if with.flag("cterecursive").ok_or(UNKNOWN)? {
                     return Ok(None);
                 }
-                Ok(Some(Derived { query: query_in(with, "ctequery")?, outer: Some(scope) }))
+                Ok(Some(Derived { query: query_in(with, "ctequery")?, outer: Some(scope), place }))
             }
             _ => Ok(None),
         }
@@ -350,12 +359,94 @@ impl<'t> Visitor<'_, 't> {
             }
             node.name != "QUERY"
         });
-        queries.into_iter().try_for_each(|query| self.query(query, Some(scope), facts, &[]))
+        queries.into_iter().try_for_each(|query| {
+            let place = self.place(scope.place, query);
+            self.query(&Derived { query, outer: Some(scope), place }, facts, &[])
+        })
+    }
+
+    /// The subqueries of a condition. Of one that a conjunct looks a value up in, with IN or `= ANY`, only rows matter
+    /// that have the value.
+    fn sublinks_of(
+        &mut self,
+        condition: &'t Value<'t>,
+        scope: &Scope<'_, 't>,
+        facts: &Facts,
+    ) -> Visited<()> {
+        let Some(node) = condition.node() else { return Ok(()) };
+        match (node.name, node.number::<u8>("subLinkType")) {
+            ("BOOLEXPR", _) if node.text("boolop").as_deref() == Some("and") => {
+                let arguments = node.list("args").ok_or(UNKNOWN)?;
+                arguments.iter().try_for_each(|argument| {
+                    self.below(|it| it.sublinks_of(argument, scope, facts))
+                })
+            }
+            ("SUBLINK", Some(2)) => {
+                let comparison = node.field("testexpr").ok_or(UNKNOWN)?;
+                let query = node.field("subselect").and_then(|query| query.named("QUERY"));
+                let query = query.ok_or(UNKNOWN)?;
+                self.sublinks(comparison, scope, facts)?;
+                let place = self.place(scope.place, query);
+                let derived = Derived { query, outer: Some(scope), place };
+                // The columns of its answer under names of their own.
+                let tuple = Tuple { scope: self.visits, table: usize::MAX };
+                let inside = Scope { id: 0, place: 0, query, outer: Some(scope), answer: &[] };
+                let targets = query.list("targetList").ok_or(UNKNOWN)?.iter();
+                let answer: Vec<(i16, Term, u32)> = targets
+                    .filter_map(|target| {
+                        let target = target.node()?;
+                        let column = target.number("resno")?;
+                        let (_, type_oid) = self.parameters.term(target.field("expr")?, &inside)?;
+                        Some((column, Term::Column { tuple, column }, type_oid))
+                    })
+                    .collect();
+                let compared = Scope { answer: &answer, ..*scope };
+                let mut facts = facts.clone();
+                facts.extend(self.parameters.conjuncts(comparison, &compared));
+                let outputs: Vec<_> =
+                    answer.iter().map(|(column, term, _)| (*column, *term)).collect();
+                self.query(&derived, &facts, &outputs)
+            }
+            _ => self.sublinks(condition, scope, facts),
+        }
+    }
+
+    /// What holds where a condition does: its conjuncts, and that IN and EXISTS found a row.
+    fn holds(&mut self, condition: &'t Value<'t>, scope: &Scope<'_, 't>) -> Visited<Facts> {
+        let mut facts = self.parameters.conjuncts(condition, scope);
+        let Some(node) = condition.node() else { return Ok(facts) };
+        match node.name {
+            "BOOLEXPR" if node.text("boolop").as_deref() == Some("and") => {
+                for argument in node.list("args").ok_or(UNKNOWN)?.iter().filter(|argument| {
+                    argument.node().is_some_and(|node| matches!(node.name, "BOOLEXPR" | "SUBLINK"))
+                }) {
+                    facts.extend(self.below(|it| it.holds(argument, scope))?);
+                }
+            }
+            "SUBLINK" => facts.extend(self.below(|it| it.found_row(node, scope))?),
+            _ => {}
+        }
+        Ok(facts)
+    }
+
+    /// What a row says that EXISTS (0) or IN and `= ANY` (2) found.
+    fn found_row(&mut self, sublink: &'t Node<'t>, scope: &Scope<'_, 't>) -> Visited<Facts> {
+        let kind = sublink.number::<u8>("subLinkType").ok_or(UNKNOWN)?;
+        let query = sublink.field("subselect").and_then(|query| query.named("QUERY"));
+        let (0 | 2, Some(query)) = (kind, query) else { return Ok(Facts::new()) };
+        let place = self.place(scope.place, query);
+        let derived = Derived { query, outer: Some(scope), place };
+        let Some((mut facts, answer)) = self.answer(&derived)? else { return Ok(Facts::new()) };
+        if let (2, Some(comparison)) = (kind, sublink.field("testexpr")) {
+            let scope = Scope { answer: &answer, ..*scope };
+            facts.extend(self.parameters.conjuncts(comparison, &scope));
+        }
+        Ok(facts)
     }
 
     /// What holds in every row that WHERE lets through.
     fn source_facts(&mut self, jointree: &'t Node<'t>, scope: &Scope<'_, 't>) -> Visited<Facts> {
-        let mut facts = self.parameters.conjuncts(jointree.field("quals").ok_or(UNKNOWN)?, scope);
+        let mut facts = self.holds(jointree.field("quals").ok_or(UNKNOWN)?, scope)?;
         for item in jointree.list("fromlist").ok_or(UNKNOWN)? {
             facts.extend(self.item_facts(item, scope, &facts)?);
         }
@@ -381,7 +472,7 @@ impl<'t> Visitor<'_, 't> {
         let join = Join::read(node)?.without_nulls_of(known, scope)?;
         let mut facts = Facts::new();
         if !join.left_null && !join.right_null {
-            facts.extend(self.parameters.conjuncts(join.condition, scope));
+            facts.extend(self.holds(join.condition, scope)?);
         }
         for (side, null) in [(join.left, join.left_null), (join.right, join.right_null)] {
             if !null {
@@ -392,14 +483,33 @@ impl<'t> Visitor<'_, 't> {
         Ok(facts)
     }
 
-    /// What holds in every row of a derived query's answer, in the words of the query around.
+    /// What holds in every row of a derived query's answer: some rows inside make it, and its columns are theirs.
     fn answer_facts(
         &mut self,
         derived: &Derived<'_, 't>,
         table: usize,
         around: &Scope<'_, 't>,
     ) -> Visited<Facts> {
-        let scope = self.enter(derived.query, derived.outer)?;
+        let Some((mut facts, answer)) = self.answer(derived)? else { return Ok(Facts::new()) };
+        // A column of the answer is NULL where its term is: only what a fact already speaks of has a name.
+        let given: BTreeSet<Term> = facts.iter().flat_map(Fact::given).collect();
+        let tuple = Tuple { scope: around.id, table };
+        for (column, term, _) in answer {
+            if given.contains(&term) || matches!(term, Term::Parameter(_)) {
+                facts.push(Fact::Equal(Term::Column { tuple, column }, term));
+            }
+        }
+        Ok(facts)
+    }
+
+    /// What some rows inside a query say that make a row of its answer, and the columns that are terms of theirs;
+    /// `None` where an answer may come from no row, or from one of several queries.
+    #[expect(clippy::type_complexity, reason = "facts and columns belong together here alone")]
+    fn answer(
+        &mut self,
+        derived: &Derived<'_, 't>,
+    ) -> Visited<Option<(Facts, Vec<(i16, Term, u32)>)>> {
+        let scope = self.enter(derived)?;
         let query = derived.query;
         let one_row_from_none = query.null("groupClause").ok_or(UNKNOWN)?
             && (query.flag("hasAggs").ok_or(UNKNOWN)?
@@ -407,65 +517,50 @@ impl<'t> Visitor<'_, 't> {
         let simple = query.null("setOperations").ok_or(UNKNOWN)?
             && query.null("groupingSets").ok_or(UNKNOWN)?;
         if one_row_from_none || !simple {
-            return Ok(Facts::new());
+            return Ok(None);
         }
-        let mut inner = self.source_facts(jointree(query)?, &scope)?;
-        // A column of the answer is NULL where its term is: only what a fact already speaks of has a name.
-        let named = Classes::new(&inner);
-        for (column, term) in self.answer(&scope)? {
-            if named.class_of(term).is_some() || matches!(term, Term::Parameter(_)) {
-                inner.push((Term::Column { scope: around.id, table, column }, term));
-            }
-        }
-        let mut visible: BTreeMap<usize, Term> = BTreeMap::new();
-        let mut facts = Facts::new();
-        for (term, class) in Classes::new(&inner).terms() {
-            if !matches!(term, Term::Column { scope: id, .. } if id == scope.id) {
-                facts.extend(visible.insert(class, term).map(|before| (before, term)));
-            }
-        }
-        Ok(facts)
-    }
-
-    /// The columns of a query's answer that are a column or a parameter.
-    fn answer(&self, scope: &Scope<'_, 't>) -> Visited<Vec<(i16, Term)>> {
-        let targets = scope.query.list("targetList").ok_or(UNKNOWN)?.iter().filter_map(Value::node);
+        let facts = without_nulls(&self.source_facts(jointree(query)?, &scope)?, |_| true);
+        let targets = query.list("targetList").ok_or(UNKNOWN)?.iter().filter_map(Value::node);
         let kept = targets.filter(|target| target.flag("resjunk") == Some(false));
-        Ok(kept
-            .filter_map(|target| {
-                let (term, _) = self.parameters.term(target.field("expr")?, scope)?;
-                Some((target.number("resno")?, term))
-            })
-            .collect())
+        let answer = kept.filter_map(|target| {
+            let (term, type_oid) = self.parameters.term(target.field("expr")?, &scope)?;
+            Some((target.number("resno")?, term, type_oid))
+        });
+        Ok(Some((facts, answer.collect())))
     }
 
     /// What conditions on a query's answer say inside it: those on columns whose other values could be taken
-    /// away before grouping, and only where nothing counts rows in between.
+    /// away before grouping, windows and DISTINCT ON, and only where nothing counts rows in between.
     fn pushed(&self, scope: &Scope<'_, 't>, outputs: &[(i16, Term)]) -> Option<Facts> {
         let query = scope.query;
-        let counts = ["hasWindowFuncs", "hasTargetSRFs", "hasDistinctOn"];
-        let counted = counts
-            .iter()
-            .map(|name| query.flag(name))
-            .collect::<Option<Vec<bool>>>()?
-            .contains(&true);
         let groups = query.list("groupClause")?;
-        let merged = !(groups.is_empty() && query.null("distinctClause")?);
-        if counted
+        let grouped = !groups.is_empty() || query.flag("hasAggs")?;
+        let windows = if query.flag("hasWindowFuncs")? { query.list("windowClause")? } else { &[] };
+        let distinct_on = query.flag("hasDistinctOn")?;
+        let distinct = query.list("distinctClause")?;
+        let merged = !(groups.is_empty() && distinct.is_empty() && windows.is_empty());
+        if query.flag("hasTargetSRFs")?
             || !unlimited(query)?
             || !query.null("groupingSets")?
             || merged && !self.texts_stay_apart()
         {
             return Some(Facts::new());
         }
-        let grouped: BTreeSet<u32> =
-            groups.iter().filter_map(|group| group.node()?.number("tleSortGroupRef")).collect();
+        let mut apart: Vec<BTreeSet<u32>> = Vec::new();
+        if grouped {
+            apart.push(references(groups));
+        }
+        if distinct_on {
+            apart.push(references(distinct));
+        }
+        for window in windows {
+            apart.push(references(window.named("WINDOWCLAUSE")?.list("partitionClause")?));
+        }
         let inside = outputs.iter().filter_map(|(column, name)| {
             let target = target(query, *column)?;
             let (term, _) = self.parameters.term(target.field("expr")?, scope)?;
-            let ungrouped = groups.is_empty() && !query.flag("hasAggs")?;
-            (ungrouped || grouped.contains(&target.number("ressortgroupref")?))
-                .then_some((*name, term))
+            let reference = target.number("ressortgroupref")?;
+            apart.iter().all(|apart| apart.contains(&reference)).then_some(Fact::Equal(*name, term))
         });
         Some(inside.collect())
     }
@@ -494,8 +589,8 @@ impl<'t> Visitor<'_, 't> {
             {
                 (0, Some("r" | "p")) => {
                     let relation = TableId(entry.number("relid").ok_or(UNKNOWN)?);
-                    let none = vec![BTreeSet::new(); self.description.parameters.len()];
-                    self.found.entry(relation).or_default().push(none);
+                    let facts = Facts::new();
+                    self.found.all.push(Occurrence { table: relation, tuple: None, facts });
                 }
                 (0, Some("m" | "f")) | (1.., _) => {}
                 // Rules name their own view twice, as OLD and NEW, without reading it.
@@ -555,12 +650,29 @@ fn target<'t>(query: &'t Node<'t>, column: i16) -> Option<&'t Node<'t>> {
     })
 }
 
+/// The targets that these clauses refer to.
+fn references(clauses: &[Value<'_>]) -> BTreeSet<u32> {
+    clauses.iter().filter_map(|clause| clause.node()?.number("tleSortGroupRef")).collect()
+}
+
 fn unlimited(query: &Node<'_>) -> Option<bool> {
     Some(query.null("limitOffset")? && query.null("limitCount")?)
 }
 
 /// Whether facts speak of a table below this part of FROM.
 fn speaks_of(facts: &Facts, scope: &Scope<'_, '_>, item: &Value<'_>) -> Visited<bool> {
+    let tables = tables_of(item)?;
+    let below = |tuple: Tuple| tuple.scope == scope.id && tables.contains(&tuple.table);
+    Ok(facts.iter().flat_map(Fact::given).filter_map(Term::tuple).any(below))
+}
+
+fn without_those_of(item: &Value<'_>, facts: &Facts, scope: &Scope<'_, '_>) -> Visited<Facts> {
+    let tables = tables_of(item)?;
+    Ok(without_nulls(facts, |tuple| tuple.scope == scope.id && tables.contains(&tuple.table)))
+}
+
+/// The range table entries below this part of FROM.
+fn tables_of(item: &Value<'_>) -> Visited<BTreeSet<usize>> {
     let mut tables = Some(BTreeSet::new());
     item.walk(&mut |node| {
         if node.name == "RANGETBLREF" {
@@ -571,8 +683,5 @@ fn speaks_of(facts: &Facts, scope: &Scope<'_, '_>, item: &Value<'_>) -> Visited<
         }
         node.name != "QUERY"
     });
-    let tables = tables.ok_or(UNKNOWN)?;
-    Ok(facts.iter().flat_map(|(a, b)| [a, b]).any(|term| {
-        matches!(term, Term::Column { scope: id, table, .. } if *id == scope.id && tables.contains(table))
-    }))
+    tables.ok_or(UNKNOWN)
 }

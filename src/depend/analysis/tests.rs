@@ -10,8 +10,8 @@ use proptest::{prelude::*, sample::Index};
 
 use super::*;
 use crate::{
-    depend::fixture,
-    description::{Function, OutputColumn, Type},
+    depend::{Binding, Is, fixture},
+    description::{Comparison, Function, OutputColumn, Type},
     product::Policy,
 };
 
@@ -21,7 +21,9 @@ struct Server {
     types: Vec<Type>,
     tables: Vec<Table>,
     functions: Vec<Function>,
-    equalities: BTreeMap<u32, (u32, u32)>,
+    comparisons: BTreeMap<u32, (Comparison, u32, u32)>,
+    enums: BTreeSet<u32>,
+    labels: BTreeMap<u32, String>,
     collations: Vec<u32>,
     views: BTreeMap<u32, String>,
     trees: BTreeMap<String, String>,
@@ -62,8 +64,24 @@ fn server(version: &str) -> Server {
                 name: words[2].into(),
                 volatility: letter(3),
                 language: words[4].into(),
+                strict: words[5] == "t",
             }),
-            "equality" => drop(server.equalities.insert(number(0), (number(1), number(2)))),
+            "comparison" => {
+                let means = match words[1] {
+                    "<>" => Comparison::Unequal,
+                    "<" => Comparison::Less,
+                    "<=" => Comparison::AtMost,
+                    "=" => Comparison::Equal,
+                    ">=" => Comparison::AtLeast,
+                    ">" => Comparison::Greater,
+                    other => panic!("{other}"),
+                };
+                server.comparisons.insert(number(0), (means, number(2), number(3)));
+            }
+            "label" => {
+                server.enums.insert(number(0));
+                server.labels.insert(number(1), words[2..].join(" "));
+            }
             "collation" => server.collations.push(number(0)),
             "view" => drop(server.views.insert(number(0), words[1..].join(" "))),
             "case" => drop(server.trees.insert(words[0].into(), words[1..].join(" "))),
@@ -88,6 +106,7 @@ fn table(words: &[&str]) -> Table {
         row_security: false,
         identity: true,
         indirect: false,
+        key: words[7].split(',').filter_map(|column| column.parse().ok()).collect(),
         columns: columns.collect(),
     }
 }
@@ -138,8 +157,12 @@ impl Server {
                 .filter(|function| called.contains(&function.oid))
                 .cloned()
                 .collect(),
-            equalities: self
-                .equalities
+            little_endian: true,
+            enums: self.enums.clone(),
+            labels: self.labels.clone(),
+            types: self.types.iter().map(|known| (known.oid, known.name.clone())).collect(),
+            comparisons: self
+                .comparisons
                 .clone()
                 .into_iter()
                 .filter(|(oid, _)| operators.contains(oid))
@@ -197,17 +220,52 @@ fn cases() -> Vec<Case> {
 }
 
 fn in_short(rule: &Rule) -> String {
-    match &rule.reach {
+    let tests = rule.only.iter().map(|test| match &test.is {
+        Is::Null => format!("{} null", test.column.name),
+        Is::NotNull => format!("{} given", test.column.name),
+        Is::OneOf(texts) => {
+            format!("{} in {}", test.column.name, Vec::from_iter(texts.clone()).join("|"))
+        }
+        Is::NoneOf(texts) => {
+            format!("{} not {}", test.column.name, Vec::from_iter(texts.clone()).join("|"))
+        }
+        Is::AtMost(_, _, text) => format!("{} <= {text}", test.column.name),
+        Is::AtLeast(_, _, text) => format!("{} >= {text}", test.column.name),
+    });
+    let tests: Vec<String> = tests.collect();
+    let only =
+        if tests.is_empty() { String::new() } else { format!(" if {}", tests.join(" and ")) };
+    let reach = match &rule.reach {
         Reach::Product(_) => "whole".into(),
         Reach::Row(bindings) => {
-            let names = |binding: &Binding<Vec<Column>>| {
-                let columns = binding.by().map_or(&[][..], Vec::as_slice);
+            let names = |columns: &Vec<Column>| {
                 columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join("|")
             };
-            format!("direct {}", bindings.iter().map(names).collect::<Vec<_>>().join(", "))
+            format!("{} {}", rule.class(), bound(bindings, names))
         }
-        Reach::Lookup(_) => "lookup".into(),
-    }
+        Reach::Lookup(lookup) => {
+            let by = bound(&lookup.parameters, |operand| lookup.in_words(operand));
+            let tables = lookup.tables.iter().map(|table| table.replace('"', ""));
+            let tables: Vec<String> = tables.collect();
+            let row: Vec<&str> = lookup.row.iter().map(|column| column.name.as_str()).collect();
+            format!("{} {} by {} over {}", rule.class(), by, row.join("|"), tables.join("|"))
+        }
+    };
+    (reach.trim_end().to_owned() + &only)
+        .replace('"', "")
+        .replace("public.", "")
+        .replace("(r.", "(")
+}
+
+fn bound<T>(bindings: &[Binding<T>], by: impl Fn(&T) -> String) -> String {
+    let one = |binding: &Binding<T>| match binding {
+        Binding::Any => "*".to_owned(),
+        Binding::Text(of) => by(of),
+        Binding::Number(of) => format!("~{}", by(of)),
+        Binding::AtMost(_, of) => format!("<={}", by(of)),
+        Binding::AtLeast(_, of) => format!(">={}", by(of)),
+    };
+    bindings.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn check(version: &str) {
@@ -273,6 +331,7 @@ fn sale(kind: char, indirect: bool) -> Description {
         row_security: false,
         identity: true,
         indirect,
+        key: BTreeSet::new(),
         columns,
     };
     Description { tables: vec![table], ..Description::default() }
@@ -350,9 +409,9 @@ fn a_view_of_itself_is_not_followed_for_ever() {
 fn an_operator_that_is_no_equality_restricts_nothing() {
     let server = server("17");
     let case = cases().into_iter().find(|case| case.name == "one_table").unwrap();
-    let description = Description { equalities: BTreeMap::new(), ..server.description(&case) };
+    let description = Description { comparisons: BTreeMap::new(), ..server.description(&case) };
     let rules = analyse(&fixture::product("p", 1, &case.sql), &description);
-    assert_eq!(rules.explain(), ["public.orders: product: no column of it equals :p1"]);
+    assert_eq!(rules.explain(), ["public.orders: product: no condition leads from it to :p1"]);
 }
 
 #[test]
