@@ -1,7 +1,7 @@
 //! What Postgres says of a product → [`Rules`].
 //!
 //! `tree` reads rule trees; `term`, `constant` and `expression` find `fact`s in conditions; `restrict` works out which
-//! of them hold where a table is read; `reach` turns those into rules; `columns` finds what is read, and `clock` what
+//! of them hold where a table is read (`query` takes query nodes apart); `reach` turns those into rules; `columns` finds what is read, and `clock` what
 //! no row announces.
 //!
 //! Invariant: every table gets a rule, and where anything is not understood it is the coarsest.
@@ -11,6 +11,7 @@ mod columns;
 mod constant;
 mod expression;
 mod fact;
+mod query;
 mod reach;
 mod restrict;
 mod settled;
@@ -28,7 +29,8 @@ use crate::{
     description::{Description, Table},
     product::Product,
 };
-use restrict::{Occurrences, Visited, occurrences};
+use query::Visited;
+use restrict::{Occurrences, occurrences};
 use term::Parameters;
 use tree::{Node, Value};
 

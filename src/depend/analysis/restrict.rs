@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::{
     action,
     fact::{Fact, Facts, Term, Tuple, without_nulls},
+    query::{Join, UNKNOWN, Visited, jointree, references, target, unlimited, without_those_of},
     term::{Parameters, Scope},
     tree::{Node, Value},
 };
@@ -43,9 +44,6 @@ pub(super) struct Occurrences {
 /// The use of an entry of a range table: the same in every visit.
 pub(super) type Place = (u32, usize);
 
-/// Or why the tree is not understood.
-pub(super) type Visited<T> = Result<T, &'static str>;
-
 /// Visits a query.
 pub(super) fn occurrences<'t>(
     query: &'t Node<'t>,
@@ -72,8 +70,6 @@ pub(super) fn occurrences<'t>(
     }
     Ok(visitor.found)
 }
-
-const UNKNOWN: &str = "its rule tree has a form that is not understood";
 
 struct Visitor<'p, 't> {
     parameters: &'p Parameters<'p>,
@@ -600,88 +596,4 @@ impl<'t> Visitor<'_, 't> {
         }
         Ok(())
     }
-}
-
-/// A join, as far as it says what it equates and which sides it fills with NULL.
-struct Join<'t> {
-    left: &'t Value<'t>,
-    right: &'t Value<'t>,
-    condition: &'t Value<'t>,
-    left_null: bool,
-    right_null: bool,
-}
-
-impl<'t> Join<'t> {
-    fn read(node: &'t Node<'t>) -> Visited<Self> {
-        let (left_null, right_null) = match (node.name, node.number::<u8>("jointype")) {
-            ("JOINEXPR", Some(0)) => (false, false),
-            ("JOINEXPR", Some(1)) => (false, true),
-            ("JOINEXPR", Some(2)) => (true, true),
-            ("JOINEXPR", Some(3)) => (true, false),
-            _ => return Err(UNKNOWN),
-        };
-        let field = |name| node.field(name).ok_or(UNKNOWN);
-        Ok(Self {
-            left: field("larg")?,
-            right: field("rarg")?,
-            condition: field("quals")?,
-            left_null,
-            right_null,
-        })
-    }
-
-    /// Where only rows matter in which these facts hold: a fact about a side is false where it is NULL.
-    fn without_nulls_of(mut self, facts: &Facts, scope: &Scope<'_, '_>) -> Visited<Self> {
-        self.left_null &= !speaks_of(facts, scope, self.left)?;
-        self.right_null &= !speaks_of(facts, scope, self.right)?;
-        Ok(self)
-    }
-}
-
-fn jointree<'t>(query: &'t Node<'t>) -> Visited<&'t Node<'t>> {
-    query.field("jointree").and_then(|tree| tree.named("FROMEXPR")).ok_or(UNKNOWN)
-}
-
-/// The expression behind a column of a query's answer.
-fn target<'t>(query: &'t Node<'t>, column: i16) -> Option<&'t Node<'t>> {
-    let mut targets = query.list("targetList")?.iter().filter_map(Value::node);
-    targets.find(|target| {
-        target.number("resno") == Some(column) && target.flag("resjunk") == Some(false)
-    })
-}
-
-/// The targets that these clauses refer to.
-fn references(clauses: &[Value<'_>]) -> BTreeSet<u32> {
-    clauses.iter().filter_map(|clause| clause.node()?.number("tleSortGroupRef")).collect()
-}
-
-fn unlimited(query: &Node<'_>) -> Option<bool> {
-    Some(query.null("limitOffset")? && query.null("limitCount")?)
-}
-
-/// Whether facts speak of a table below this part of FROM.
-fn speaks_of(facts: &Facts, scope: &Scope<'_, '_>, item: &Value<'_>) -> Visited<bool> {
-    let tables = tables_of(item)?;
-    let below = |tuple: Tuple| tuple.scope == scope.id && tables.contains(&tuple.table);
-    Ok(facts.iter().flat_map(Fact::given).filter_map(Term::tuple).any(below))
-}
-
-fn without_those_of(item: &Value<'_>, facts: &Facts, scope: &Scope<'_, '_>) -> Visited<Facts> {
-    let tables = tables_of(item)?;
-    Ok(without_nulls(facts, |tuple| tuple.scope == scope.id && tables.contains(&tuple.table)))
-}
-
-/// The range table entries below this part of FROM.
-fn tables_of(item: &Value<'_>) -> Visited<BTreeSet<usize>> {
-    let mut tables = Some(BTreeSet::new());
-    item.walk(&mut |node| {
-        if node.name == "RANGETBLREF" {
-            match (node.number::<usize>("rtindex"), &mut tables) {
-                (Some(table), Some(tables)) => drop(tables.insert(table)),
-                _ => tables = None,
-            }
-        }
-        node.name != "QUERY"
-    });
-    tables.ok_or(UNKNOWN)
 }
