@@ -412,6 +412,7 @@ fn context(parts: &Parts) -> Context {
         near: Arc::new(Near::new(config.near_cache_bytes)),
         progress: parts.progress.subscribe(),
         canonical: Arc::new(Canonicaliser::new(Arc::clone(&parts.source))),
+        explain: explain(parts),
         health: parts.health.subscribe(),
         observer: parts.observer.clone(),
         limits: serve::Limits {
@@ -421,6 +422,11 @@ fn context(parts: &Parts) -> Context {
             connections: config.http_connections,
         },
     }
+}
+
+fn explain(parts: &Parts) -> serve::Explain {
+    let index = parts.index.subscribe();
+    Arc::new(move |product| Some(index.borrow().rules(product)?.explanation(product)))
 }
 
 async fn succeeding(task: impl Future<Output = ()>) -> Result<(), Failure> {

@@ -143,6 +143,10 @@ pub struct Table {
     pub indirect: bool,
     /// The columns of its primary key.
     pub key: BTreeSet<i16>,
+    /// The columns that the stream tells of the old row of an UPDATE or DELETE; `None`: all of them.
+    pub replicated: Option<BTreeSet<i16>>,
+    /// The columns that an index begins with.
+    pub indexed: BTreeSet<i16>,
     /// Column number → (name, type oid), without dropped ones.
     pub columns: BTreeMap<i16, (String, u32)>,
 }

@@ -23,6 +23,7 @@
 pub mod change;
 pub mod description;
 pub mod entry;
+pub mod explanation;
 pub mod key;
 pub mod pattern;
 pub mod progress;

@@ -73,6 +73,8 @@ pub enum Event {
         key: Key,
         /// Whether its bytes changed.
         changed: bool,
+        /// Whether commits had marked what it replaces.
+        marked: bool,
     },
     /// A statement for some keys ran.
     Computed {
@@ -217,6 +219,24 @@ counters! {
     Lookups = "kck_lookups_total",
 }
 
+/// What became of a product's keys that commits had marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refreshes {
+    /// Marked keys that were computed again.
+    pub marked: u64,
+    /// Those of them whose bytes did not change.
+    pub unchanged: u64,
+}
+
+impl Refreshes {
+    /// The share that was marked for nothing; `None` before anything was marked.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn false_positive_ratio(self) -> Option<f64> {
+        (self.marked > 0).then(|| self.unchanged as f64 / self.marked as f64)
+    }
+}
+
 /// Where events go. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Observer {
@@ -228,6 +248,8 @@ struct Inner {
     counters: Vec<AtomicU64>,
     events: broadcast::Sender<Event>,
     halt: watch::Sender<Option<Point>>,
+    /// By product; locked to count one refresh.
+    refreshes: Mutex<BTreeMap<String, Refreshes>>,
     /// What is down now, and why; locked to say each change once.
     down: Mutex<BTreeMap<&'static str, String>>,
 }
@@ -241,6 +263,7 @@ impl Default for Observer {
                 counters,
                 events,
                 halt: watch::Sender::new(None),
+                refreshes: Mutex::default(),
                 down: Mutex::default(),
             }),
         }
@@ -289,6 +312,22 @@ impl Observer {
         self.inner.counters.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
     }
 
+    /// What became of the keys of each product that commits had marked.
+    #[must_use]
+    pub fn refreshes(&self) -> BTreeMap<String, Refreshes> {
+        self.inner.refreshes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count_refresh(&self, product: &str, changed: bool) {
+        let mut all = self.inner.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = match all.get_mut(product) {
+            Some(counted) => counted,
+            None => all.entry(product.to_owned()).or_default(),
+        };
+        counted.marked += 1;
+        counted.unchanged += u64::from(!changed);
+    }
+
     /// Makes everyone who reaches `point` wait there; `None` lets all go on.
     pub fn halt_at(&self, point: Option<Point>) {
         self.inner.halt.send_replace(point);
@@ -331,7 +370,12 @@ impl Observer {
                 self.count(Counter::ProductMarks, *products);
             }
             Event::MarkedEarly { .. } => self.count(Counter::ProductMarks, 1),
-            Event::Refreshed { changed, .. } if !changed => self.count(Counter::Unchanged, 1),
+            Event::Refreshed { key, changed, marked } => {
+                self.count(Counter::Unchanged, u64::from(!changed));
+                if *marked {
+                    self.count_refresh(key.product(), *changed);
+                }
+            }
             Event::Computed { keys, .. } => {
                 self.count(Counter::Batches, 1);
                 self.count(Counter::Computed, *keys);

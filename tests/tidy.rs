@@ -6,13 +6,14 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// Plain values: no I/O, no async, no clock. Everyone may use them and what is noticed.
 const VOCABULARY: &[&str] =
-    &["change", "description", "entry", "key", "observe", "pattern", "progress"];
+    &["change", "description", "entry", "explanation", "key", "observe", "pattern", "progress"];
 
 /// Module → what it may name beside the vocabulary. A new module is added here first.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("change", &[]),
     ("description", &[]),
     ("entry", &[]),
+    ("explanation", &[]),
     ("key", &[]),
     ("pattern", &[]),
     ("progress", &[]),

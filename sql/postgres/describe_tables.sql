@@ -74,7 +74,24 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
                 and ((l.relreplident = 'd' and i.indisprimary) or (l.relreplident = 'i' and i.indisreplident)))
     ) as identity,
     s.indirect, s.readable, columns.numbers, columns.names, columns.types,
-    coalesce((select i.indkey::int2[] from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary), '{}') as key
+    coalesce((select i.indkey::int2[] from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary), '{}') as key,
+    -- What UPDATE and DELETE tell of the old row; null is all of it.
+    case
+        when c.relkind <> 'p' and c.relreplident = 'f' then null
+        when c.relkind = 'p' and not exists (
+            select
+            from pg_catalog.pg_partition_tree(c.oid) t
+            join pg_catalog.pg_class l on l.oid = t.relid
+            where t.isleaf and l.relreplident <> 'f') then null
+        else coalesce((
+            select i.indkey::int2[]
+            from pg_catalog.pg_index i
+            where i.indrelid = c.oid and case when c.relreplident = 'i' then i.indisreplident else i.indisprimary end), '{}')
+    end as replicated,
+    coalesce((
+        select array_agg(distinct i.indkey[0])
+        from pg_catalog.pg_index i
+        where i.indrelid = c.oid and i.indisvalid and i.indpred is null and i.indkey[0] > 0), '{}') as indexed
 from secured s
 join pg_catalog.pg_class c on c.oid = s.oid
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace

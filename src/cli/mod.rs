@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod client;
 mod demo;
+mod explain;
 mod fetch;
 mod run;
 mod status;
@@ -31,6 +32,9 @@ enum Command {
     /// Check the product files, and what the source says of them.
     #[command(after_help = "Example: kck check --files-only")]
     Check(check::Check),
+    /// Show how a product follows its tables, what that costs, and what would make it finer.
+    #[command(after_help = "Example: kck explain orders_of --json")]
+    Explain(explain::Explain),
     /// Fetch an answer from a running kck.
     #[command(after_help = "Example: kck fetch orders_of/42 --min-lsn 0/16B3748")]
     Fetch(fetch::Fetch),
@@ -105,6 +109,7 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(run) => run.run().await,
             Command::Check(check) => check.run().await,
+            Command::Explain(explain) => explain.run().await,
             Command::Fetch(fetch) => fetch.run().await,
             Command::Status(status) => status.run().await,
             Command::Demo(demo) => demo.run().await,

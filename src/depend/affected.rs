@@ -455,7 +455,13 @@ mod tests {
 
     fn index(rules: impl IntoIterator<Item = (String, Vec<Rule>)>) -> Index {
         Index::of_rules(rules.into_iter().map(|(name, rules)| {
-            let table = TableRules { name: "t".into(), publishable: true, columns: None, rules };
+            let table = TableRules {
+                name: "t".into(),
+                publishable: true,
+                columns: None,
+                rules,
+                finer: vec![],
+            };
             (
                 fixture::product(&name, 0, ""),
                 Rules { tables: [(TABLE, table)].into(), ..Rules::default() },

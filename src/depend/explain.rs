@@ -1,60 +1,95 @@
 //! Rules → words for people.
 
-use super::rule::{Binding, Column, Is, Reach, Rule, Rules};
+use super::rule::{Binding, Class, Column, Is, Reach, Rule, Rules};
+use crate::explanation::{self, Explanation};
 
 impl Rules {
+    /// How the product follows its tables.
+    #[must_use]
+    pub fn explanation(&self, product: &str) -> Explanation {
+        let tables = self.tables.values().map(|table| {
+            let class = table.rules.iter().map(Rule::class).max().unwrap_or(Class::Product);
+            explanation::Table {
+                table: table.name.clone(),
+                class: class.to_string(),
+                costs: costs(class),
+                columns: table.columns.clone(),
+                rules: table.rules.iter().map(|rule| self.rule_in_words(rule)).collect(),
+                finer: table.finer.clone(),
+            }
+        });
+        Explanation {
+            product: product.to_owned(),
+            class: self.class().to_string(),
+            parameters: self.parameters.clone(),
+            tables: tables.collect(),
+            time: self.time.clone(),
+            products: Vec::new(),
+        }
+    }
+
     /// A line for each way in which a table is read, and one for each reason of class time.
     #[must_use]
     pub fn explain(&self) -> Vec<String> {
         let tables = self.tables.values().flat_map(|table| {
-            table.rules.iter().map(move |rule| format!("{}: {}", table.name, self.in_words(rule)))
+            table.rules.iter().map(move |rule| {
+                let said = self.rule_in_words(rule);
+                let only = if said.only.is_empty() {
+                    String::new()
+                } else {
+                    format!("; only rows with {}", said.only.join(" and "))
+                };
+                format!("{}: {}: {}{only}", table.name, said.class, said.touches)
+            })
         });
         tables.chain(self.time.iter().map(|reason| format!("time: {reason}"))).collect()
     }
 
-    fn in_words(&self, rule: &Rule) -> String {
-        let class = rule.class();
-        let tests: Vec<String> = rule
-            .only
-            .iter()
-            .map(|test| format!("{} {}", test.column.name, test_in_words(&test.is)))
-            .collect();
-        let only = if tests.is_empty() {
-            String::new()
-        } else {
-            format!("; only rows with {}", tests.join(" and "))
-        };
-        match &rule.reach {
-            Reach::Product(why) => format!("{class}: {why}{only}"),
+    fn rule_in_words(&self, rule: &Rule) -> explanation::Rule {
+        let tests = rule.only.iter();
+        let tests = tests.map(|test| format!("{} {}", test.column.name, test_in_words(&test.is)));
+        let touches = match &rule.reach {
+            Reach::Product(why) => why.clone(),
             Reach::Row(bindings) => {
                 let names = |columns: &Vec<Column>| {
                     let names: Vec<&str> =
                         columns.iter().map(|Column { name, .. }| name.as_str()).collect();
                     names.join(" = ")
                 };
-                format!("{class}: {}{only}", self.bound(bindings, names))
+                self.bound(bindings, names)
             }
             Reach::Lookup(lookup) => {
                 let bound = self.bound(&lookup.parameters, |by| lookup.in_words(by));
-                let over = lookup.tables.join(", ");
-                if over.is_empty() {
-                    format!("{class}: {bound}{only}")
+                if lookup.tables.is_empty() {
+                    bound
                 } else {
-                    format!("{class} over {over}: {bound}{only}")
+                    format!("{bound} over {}", lookup.tables.join(", ").replace('"', ""))
                 }
             }
-        }
+        };
+        explanation::Rule { class: rule.class().to_string(), touches, only: tests.collect() }
     }
 
     fn bound<T>(&self, bindings: &[Binding<T>], by: impl Fn(&T) -> String) -> String {
         let equations =
             self.parameters.iter().zip(bindings).map(|(parameter, binding)| match binding {
-                Binding::Any => format!(":{parameter} is not determined"),
+                Binding::Any => format!("any :{parameter}"),
                 Binding::Text(of) | Binding::Number(of) => format!("{} = :{parameter}", by(of)),
                 Binding::AtMost(_, of) => format!("{} >= :{parameter}", by(of)),
                 Binding::AtLeast(_, of) => format!("{} <= :{parameter}", by(of)),
             });
         equations.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What a change of a table costs under its coarsest rule.
+fn costs(class: Class) -> &'static str {
+    match class {
+        Class::Direct => "a hash",
+        Class::Lookup => "one indexed query for all changes that arrive together",
+        Class::Partial => "a look into an index of the tracked keys",
+        Class::Range => "a look into an ordered index of the tracked keys",
+        Class::Product | Class::Time => "a refresh of every tracked key that is read",
     }
 }
 
@@ -91,6 +126,7 @@ mod tests {
             publishable: true,
             columns: None,
             rules,
+            finer: vec![],
         };
         let open = Test { column: column("state"), is: Is::OneOf(["open".into()].into()) };
         let rules = Rules {

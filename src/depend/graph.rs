@@ -205,6 +205,7 @@ mod tests {
                     publishable: *publishable,
                     columns: None,
                     rules: vec![rule.clone()],
+                    finer: vec![],
                 };
                 (TableId(*table), rules)
             });

@@ -90,9 +90,9 @@ impl Lookup {
             }
             Operand::Table(table, column) => {
                 let table = self.tables.get(*table).map_or("", String::as_str);
-                format!("{table}.{column}")
+                format!("{}.{column}", table.replace('"', ""))
             }
-            Operand::Expression(sql) => sql.clone(),
+            Operand::Expression(sql) => sql.replace('"', ""),
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use super::lookup::Lookup;
 use crate::{
     change::TableId,
+    explanation::Finer,
     pattern::{Order, Ordered},
     product::Policy,
 };
@@ -94,8 +95,10 @@ pub struct TableRules {
     /// The columns that the product reads: an UPDATE that leaves them as they are touches nothing. `None` where
     /// every UPDATE counts.
     pub columns: Option<BTreeSet<String>>,
-    /// One for each way in which the product reads it, never none. [`Reach::Product`] stands alone.
+    /// One for each way in which the product reads it, never none.
     pub rules: Vec<Rule>,
+    /// What would make them finer or cheaper.
+    pub finer: Vec<Finer>,
 }
 
 /// What was found of a product.

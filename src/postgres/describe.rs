@@ -498,6 +498,10 @@ fn table(row: &Row) -> Result<(Table, bool), tokio_postgres::Error> {
         identity: row.try_get("identity")?,
         indirect: row.try_get("indirect")?,
         key: row.try_get::<_, Vec<i16>>("key")?.into_iter().collect(),
+        replicated: row
+            .try_get::<_, Option<Vec<i16>>>("replicated")?
+            .map(|columns| columns.into_iter().collect()),
+        indexed: row.try_get::<_, Vec<i16>>("indexed")?.into_iter().collect(),
         columns: numbers.into_iter().zip(names.into_iter().zip(types)).collect(),
     };
     Ok((table, row.try_get("readable")?))

@@ -185,6 +185,8 @@ pub(super) mod tests {
             identity: true,
             indirect: false,
             key: BTreeSet::new(),
+            replicated: None,
+            indexed: BTreeSet::new(),
             columns: BTreeMap::from([(1, ("id".to_owned(), 20))]),
         };
         Description {

@@ -106,6 +106,8 @@ pub enum Verdict {
         meta: Box<Meta>,
         /// Whether the bytes are others than before.
         changed: bool,
+        /// Whether commits had marked what it replaces: unchanged bytes were marked for nothing.
+        marked: bool,
     },
     /// Something happened meanwhile that makes it worthless: compute again.
     Void,
@@ -377,6 +379,9 @@ impl Ledger {
         {
             return Verdict::Void;
         }
+        let marked = old.is_some_and(|old| {
+            old.as_of.epoch == epoch && old.as_of < tracked.mark.max(product.mark)
+        });
         let same = old.filter(|old| old.digest == computed.digest && old.shape == computed.shape);
         let changed = same.is_none();
         let (version, modified) = same.map_or_else(
@@ -407,7 +412,7 @@ impl Ledger {
         tracked.entry = Some(meta.clone());
         tracked.doubtful = false;
         tracked.hot = false;
-        Verdict::Accepted { meta, changed }
+        Verdict::Accepted { meta, changed, marked }
     }
 
     /// The first half of R13: results in flight are void from now on, changes still mark; what is to be
@@ -576,7 +581,7 @@ mod tests {
                         }
                         let computed = result(&ledger, lease, as_of, snapshot, digest);
                         match ledger.accept(&key, &computed) {
-                            Verdict::Accepted { meta, changed } => {
+                            Verdict::Accepted { meta, changed, .. } => {
                                 prop_assert!(meta.stamp > stamps && meta.stamp >= computed.snapshot);
                                 prop_assert!(!changed || meta.version > versions);
                                 prop_assert!(held.is_none_or(|held| computed.as_of >= held));

@@ -246,9 +246,10 @@ impl Worker {
         };
         let verdict = self.handle.ledger().accept(&key, &context.computed(lease, body));
         match verdict {
-            Verdict::Accepted { meta, changed } => {
+            Verdict::Accepted { meta, changed, marked } => {
                 let fresh = Arc::new(Fresh { meta: *meta, body: body.clone(), cached: true });
-                self.handle.shared.observer.note(Event::Refreshed { key: key.clone(), changed });
+                let refreshed = Event::Refreshed { key: key.clone(), changed, marked };
+                self.handle.shared.observer.note(refreshed);
                 if context.recorded {
                     self.put(&key, &fresh).await;
                 }

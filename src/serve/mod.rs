@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::{observe::Observer, product::Catalog, progress::Progress, recompute, store::Store};
+use crate::{
+    explanation::Explanation, observe::Observer, product::Catalog, progress::Progress, recompute,
+    store::Store,
+};
 
 pub mod http;
 pub mod near;
@@ -30,6 +33,9 @@ pub struct Limits {
     pub connections: usize,
 }
 
+/// A product's name → how it follows its tables, if it is matched.
+pub type Explain = Arc<dyn Fn(&str) -> Option<Explanation> + Send + Sync>;
+
 /// What every protocol is given.
 #[derive(Clone)]
 pub struct Context {
@@ -45,6 +51,8 @@ pub struct Context {
     pub progress: watch::Receiver<Progress>,
     /// Canonical texts that only the source knows.
     pub canonical: Arc<resolve::Canonicaliser>,
+    /// How a product follows its tables.
+    pub explain: Explain,
     /// How the parts are.
     pub health: watch::Receiver<Arc<Health>>,
     /// Where events go.

@@ -1,8 +1,8 @@
 //! What Postgres says of a product → [`Rules`].
 //!
 //! `tree` reads rule trees; `term`, `constant` and `expression` find `fact`s in conditions; `restrict` works out which
-//! of them hold where a table is read (`query` takes query nodes apart); `reach` turns those into rules; `columns` finds what is read, and `clock` what
-//! no row announces.
+//! of them hold where a table is read (`query` takes query nodes apart); `reach` turns those into rules; `columns` finds what is read, `clock`
+//! what no row announces, and `finer` what a person could do.
 //!
 //! Invariant: every table gets a rule, and where anything is not understood it is the coarsest.
 
@@ -11,6 +11,7 @@ mod columns;
 mod constant;
 mod expression;
 mod fact;
+mod finer;
 mod query;
 mod reach;
 mod restrict;
@@ -88,7 +89,8 @@ fn tables(
         if described(description, *table).is_none() {
             let name = format!("table {}", table.0);
             let rules = vec![Rule::product("Postgres did not describe it")];
-            let unknown = TableRules { name, publishable: true, columns: None, rules };
+            let unknown =
+                TableRules { name, publishable: true, columns: None, rules, finer: vec![] };
             tables.insert(*table, unknown);
         }
         debug_assert!(!rules.is_empty());
@@ -108,8 +110,15 @@ fn tables(
             _ => None,
         };
         let publishable = table.persistence == 'p' && !table.system;
-        let name = full_name(table);
-        tables.insert(table.id, TableRules { name, publishable, columns, rules: all });
+        let mut rules = TableRules {
+            name: full_name(table),
+            publishable,
+            columns,
+            rules: all,
+            finer: Vec::new(),
+        };
+        rules.finer = finer::finer(table, &rules, description);
+        tables.insert(table.id, rules);
     }
     tables
 }

@@ -107,6 +107,8 @@ fn table(words: &[&str]) -> Table {
         identity: true,
         indirect: false,
         key: words[7].split(',').filter_map(|column| column.parse().ok()).collect(),
+        replicated: None,
+        indexed: BTreeSet::new(),
         columns: columns.collect(),
     }
 }
@@ -332,6 +334,8 @@ fn sale(kind: char, indirect: bool) -> Description {
         identity: true,
         indirect,
         key: BTreeSet::new(),
+        replicated: None,
+        indexed: BTreeSet::new(),
         columns,
     };
     Description { tables: vec![table], ..Description::default() }

@@ -9,7 +9,7 @@ use warp::{
     reply::Response,
 };
 
-use crate::serve::Context;
+use crate::{observe::Refreshes, serve::Context};
 
 use super::{query, reply};
 
@@ -49,5 +49,29 @@ fn gauges(context: &Context) -> String {
     gauge("kck_running_keys", "Keys that are being computed.", "", &counts.running);
     let retained = health.slot.retained_bytes;
     gauge("kck_slot_retained_bytes", "WAL that the source keeps for kck.", "", &retained);
+    text + &refreshes(context)
+}
+
+/// By product: what commits marked, and what of it had not changed.
+fn refreshes(context: &Context) -> String {
+    let all = context.observer.refreshes();
+    let mut text = String::new();
+    for (name, help, of) in [
+        (
+            "kck_marked_refreshes_total",
+            "Marked keys that were computed again.",
+            (|counted| counted.marked) as fn(&Refreshes) -> u64,
+        ),
+        (
+            "kck_false_positives_total",
+            "Those of them whose bytes did not change.",
+            |counted: &Refreshes| counted.unchanged,
+        ),
+    ] {
+        text += &format!("# HELP {name} {help}\n# TYPE {name} counter\n");
+        for (product, counted) in &all {
+            text += &format!("{name}{{product=\"{product}\"}} {}\n", of(counted));
+        }
+    }
     text
 }

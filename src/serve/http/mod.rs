@@ -20,6 +20,7 @@ use super::{Context, problem::Problem};
 
 mod body;
 mod catalogue;
+mod explain;
 mod fetch;
 mod health;
 mod listen;
@@ -51,7 +52,7 @@ const PATHS: &[(&str, &str)] = &[
     ("/login/*", ""),
     ("/logout", ""),
     ("/keys/*", ""),
-    ("/explain/*", ""),
+    ("/explain/*", "GET, HEAD"),
     ("/why/*", ""),
     ("/processes", ""),
     ("/openapi.json", ""),
@@ -73,6 +74,8 @@ fn routes(context: Context) -> impl Filter<Extract = (Response,), Error = Reject
     let fetch_many = at("fetch").and(warp::post()).and(given.clone());
     let fetch_many = fetch_many.and(warp::body::stream()).then(fetch::post);
     let products = at("products").and(read).and(given.clone()).map(catalogue::products);
+    let explain = warp::path("explain").and(read).and(given.clone());
+    let explain = explain.and(warp::path::param()).and(warp::path::end()).map(explain::explain);
     let status = at("status").and(read).and(given.clone()).map(health::status);
     let healthz = at("healthz").and(read).map(health::healthz);
     let readyz = at("readyz").and(read).and(given.clone()).map(health::readyz);
@@ -81,6 +84,7 @@ fn routes(context: Context) -> impl Filter<Extract = (Response,), Error = Reject
 
     // A hit pays for every route tried before its own, and for each level of nesting around it.
     let others = fetch_many.or(products).unify().or(status).unify().or(healthz).unify();
+    let others = others.or(explain).unify();
     let others = others.or(readyz).unify().or(metrics).unify().or(nothing).unify();
     fetch.or(others.boxed()).unify()
 }
