@@ -166,6 +166,10 @@ pub struct Function {
     pub language: String,
     /// `pg_proc.proisstrict`: NULL when an argument is.
     pub strict: bool,
+    /// Whether its body, as far as it is SQL, reads tables; `None` where nobody can tell.
+    pub reads_tables: Option<bool>,
+    /// Its name and argument types, as ALTER FUNCTION takes them.
+    pub signature: String,
 }
 
 /// What an operator of the default btree or hash operator class of both its input types means.

@@ -161,6 +161,7 @@ mod tests {
             .into(),
             time: vec!["calls pg_catalog.now()".into()],
             row_security: vec![],
+            mislabelled: vec![],
             parameters: vec!["customer".into()],
         };
         assert_eq!(

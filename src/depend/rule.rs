@@ -110,6 +110,9 @@ pub struct Rules {
     pub time: Vec<String>,
     /// Tables whose row security applies to kck's role.
     pub row_security: Vec<String>,
+    /// Functions that are labelled IMMUTABLE and read tables, as ALTER FUNCTION names them: Postgres may take an old
+    /// answer of theirs for the present one.
+    pub mislabelled: Vec<String>,
     /// The parameters' names, in key order.
     pub parameters: Vec<String>,
 }
@@ -236,6 +239,11 @@ impl Rules {
         if let (Some(table), false) = (self.row_security.first(), policy.own_row_security) {
             return Some(format!(
                 "row security of {table} applies to kck's role: say rls = \"kck\" if its answers are meant"
+            ));
+        }
+        if let Some(function) = self.mislabelled.first() {
+            return Some(format!(
+                "{function} is labelled IMMUTABLE and reads tables: alter function {function} stable"
             ));
         }
         if self.time.is_empty() || !policy.change || policy.expire.is_some() {

@@ -224,9 +224,9 @@ async fn in_transaction(
     let transaction =
         client.build_transaction().read_only(!with_view).start().await.map_err(fail)?;
     let view = if with_view { Some(make_view(&transaction, question, base).await?) } else { None };
-    let mut before = None;
+    let (mut before, mut twins) = (None, Twins::default());
     for _ in 0..TRIES_MAX {
-        let read = read(&transaction, question, base, view.as_ref()).await?;
+        let read = read(&transaction, question, base, view.as_ref(), &mut twins).await?;
         // Each question sees the catalogue of its own moment: what is read twice alike was so throughout.
         if before.as_ref() == Some(&read) {
             transaction.rollback().await.map_err(fail)?;
@@ -281,6 +281,7 @@ async fn read(
     question: &Question,
     base: &Description,
     view: Option<&View>,
+    twins: &mut Twins,
 ) -> Result<Description, Failed> {
     let mut reads = Reads::default();
     match view {
@@ -290,7 +291,9 @@ async fn read(
         }
         None => mentioned(transaction, question, &mut reads).await?,
     }
-    close(transaction, &mut reads).await?;
+    // Only a transaction that may make a view may make anything.
+    let twins = view.is_some().then_some(twins);
+    close(transaction, &mut reads, twins).await?;
     let mut description = Description {
         tree: view.map(|view| view.tree.clone()),
         little_endian: view.is_some_and(|view| view.little_endian),
@@ -332,9 +335,76 @@ struct Reads {
     operators: BTreeSet<u32>,
     collations: BTreeSet<u32>,
     view_trees: BTreeMap<u32, String>,
+    /// Functions with a body of SQL, and whether it reads tables.
+    bodies: BTreeMap<u32, bool>,
+}
+
+/// Statements that make twins of functions, and the trees of those that Postgres could read.
+#[derive(Default)]
+struct Twins(BTreeMap<u32, (u32, Option<String>)>);
+
+impl Twins {
+    /// Reads the bodies of functions that are texts, as Postgres does: each becomes a function with a body that is
+    /// read when it is made. A body that cannot be read so stays unknown.
+    async fn read(
+        &mut self,
+        transaction: &Transaction<'_>,
+        reads: &mut Reads,
+    ) -> Result<(), Failed> {
+        let unread = reads.functions.iter().filter(|function| !self.0.contains_key(function));
+        let oids: Vec<u32> = unread.copied().collect();
+        let sql = include_str!("../../sql/postgres/describe_bodies.sql");
+        let rows = if oids.is_empty() {
+            Vec::new()
+        } else {
+            transaction.query(sql, &[&oids]).await.map_err(fail)?
+        };
+        for row in &rows {
+            let oid: u32 = row.try_get(0).map_err(fail)?;
+            let role: u32 = row.try_get(1).map_err(fail)?;
+            let twin: &str = row.try_get(2).map_err(fail)?;
+            self.0.insert(oid, (role, make_twin(transaction, oid, twin).await?));
+        }
+        for (oid, (role, tree)) in &self.0 {
+            if let Some(tree) = tree.as_ref().filter(|_| reads.functions.contains(oid)) {
+                reads.body(*oid, tree, *role);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One statement and no more, whatever the text holds: it is prepared, never run as a script.
+async fn make_twin(
+    transaction: &Transaction<'_>,
+    oid: u32,
+    twin: &str,
+) -> Result<Option<String>, Failed> {
+    transaction.execute("savepoint kck_twin", &[]).await.map_err(fail)?;
+    let made = transaction.execute(twin, &[]).await;
+    let tree = match made {
+        Ok(_) => {
+            let sql = include_str!("../../sql/postgres/describe_body.sql");
+            let name = format!("kck_twin_{oid}");
+            let row = transaction.query_opt(sql, &[&name]).await.map_err(fail)?;
+            row.map(|row| row.try_get(0)).transpose().map_err(fail)?
+        }
+        Err(error) if error.as_db_error().is_some() => None,
+        Err(error) => return Err(fail(error)),
+    };
+    transaction.execute("rollback to savepoint kck_twin", &[]).await.map_err(fail)?;
+    Ok(tree)
 }
 
 impl Reads {
+    /// The body of a function, itself read by role `role`.
+    fn body(&mut self, function: u32, tree: &str, role: u32) {
+        let reads_tables =
+            tree_numbers(tree).any(|(field, number)| field == "relid" && number != 0);
+        self.bodies.insert(function, reads_tables);
+        self.tree(tree, Reader { role, named: false });
+    }
+
     fn tree(&mut self, tree: &str, reader: Reader) {
         for (field, number) in tree_numbers(tree) {
             match field {
@@ -369,7 +439,11 @@ impl Reads {
 }
 
 /// Follows views, policies, function bodies and operators until nothing new comes.
-async fn close(transaction: &Transaction<'_>, reads: &mut Reads) -> Result<(), Failed> {
+async fn close(
+    transaction: &Transaction<'_>,
+    reads: &mut Reads,
+    mut twins: Option<&mut Twins>,
+) -> Result<(), Failed> {
     let sql = include_str!("../../sql/postgres/describe_reads.sql");
     let question = transaction.prepare(sql).await.map_err(fail)?;
     let mut known = 0;
@@ -382,6 +456,9 @@ async fn close(transaction: &Transaction<'_>, reads: &mut Reads) -> Result<(), F
                 message,
                 position: None,
             }));
+        }
+        if let Some(twins) = twins.as_deref_mut() {
+            twins.read(transaction, reads).await?;
         }
         for named in [true, false] {
             let relations = reads.relations.iter().filter(|(_, reader)| reader.named == named);
@@ -418,6 +495,7 @@ fn absorb(
             reads.tree(tree, Reader { role, named });
             reads.view_trees.insert(oid, tree.to_owned());
         }
+        ("body", Some(tree)) if trees => reads.body(oid, tree, role),
         (_, Some(tree)) if trees => reads.tree(tree, Reader { role, named: false }),
         ("relation", None) if !trees && !reads.relations.iter().any(|(known, _)| *known == oid) => {
             reads.relation(oid, Reader { role, named: false });
@@ -542,6 +620,8 @@ async fn functions(
             volatility: letter(row, 3)?,
             language: row.try_get(4)?,
             strict: row.try_get(5)?,
+            reads_tables: reads.bodies.get(&row.try_get(0)?).copied(),
+            signature: row.try_get(6)?,
         })
     };
     description.functions = rows.iter().map(read).collect::<Result<_, _>>().map_err(fail)?;

@@ -77,7 +77,9 @@ fn table(table: &Table) -> Option<String> {
 fn function(function: &Function) -> Option<String> {
     let built_in = function.schema == "pg_catalog";
     let known = match (function.volatility, function.language.as_str()) {
-        ('i', "c" | "sql") => true,
+        ('i', "c") => true,
+        // Built-in ones read no tables, and those that do are refused for their label.
+        ('i', "sql") => built_in || function.reads_tables.is_some(),
         // Outside the catalogue's own schema these are aggregates, whose state functions are not described.
         ('i', "internal") => built_in,
         ('s', _) => built_in && settled(function.oid),

@@ -51,6 +51,10 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         Some(query) => occurrences(query, &views, &parameters, description),
         None => Err("Postgres gave no rule tree"),
     };
+    let mislabelled = description
+        .functions
+        .iter()
+        .filter(|function| function.volatility == 'i' && function.reads_tables == Some(true));
     let row_security = description.tables.iter().filter(|table| table.row_security);
     Rules {
         tables: tables(&found, &parameters, &names),
@@ -62,6 +66,7 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
             description,
         ),
         row_security: row_security.map(full_name).collect(),
+        mislabelled: mislabelled.map(|function| function.signature.clone()).collect(),
         parameters: names,
     }
 }

@@ -65,6 +65,8 @@ fn server(version: &str) -> Server {
                 volatility: letter(3),
                 language: words[4].into(),
                 strict: words[5] == "t",
+                reads_tables: (words[4] == "sql").then_some(false),
+                signature: words[2].into(),
             }),
             "comparison" => {
                 let means = match words[1] {
