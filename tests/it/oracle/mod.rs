@@ -113,7 +113,8 @@ async fn round(world: Arc<World>, address: String, mut writer: Writer) -> Writer
         let asked = *writer.random.of(&own);
         let answer = given(&address, &[asked], &demand).await.remove(0);
         let own_truth = truth(&writer.client, &asked.question).await;
-        assert_eq!(answer.text, own_truth, "{} at {position}:\n{}", asked.path, writer.story.join("\n--\n"));
+        let story = writer.story.join("\n--\n");
+        assert_eq!(answer.text, own_truth, "{} at {position}:\n{story}", asked.path);
 
         never_less(&world, &address, &mut writer).await;
         // Others' keys are read without a demand, so that they are hot while they change.

@@ -8,7 +8,7 @@ alter table entries replica identity full;
 create table sessions (id bigint primary key, topic int not null);
 create table hits (id bigserial primary key, session_id bigint not null);
 insert into accounts select n, n % 4, 'a' || n from generate_series(0, 19) n;
-insert into entries select n, n % 17, n, case when n % 3 = 0 then 'held' end from generate_series(0, 59) n;
+insert into entries select n, n % 16, n, case when n % 3 = 0 then 'held' end from generate_series(0, 59) n;
 insert into sessions select n, n % 3 from generate_series(0, 20) n;
 insert into hits (session_id) select n * 2 from generate_series(0, 30) n;
 insert into details select n % 60, n / 60, 'd' || n % 7 from generate_series(0, 99) n;
