@@ -15,7 +15,13 @@ pub(super) struct Precision(BTreeMap<(String, &'static str), Count>);
 
 impl Precision {
     /// A commit touched a key, and changed its answer or did not.
-    pub(super) fn count(&mut self, class: &str, product: &'static str, touched: bool, changed: bool) {
+    pub(super) fn count(
+        &mut self,
+        class: &str,
+        product: &'static str,
+        touched: bool,
+        changed: bool,
+    ) {
         let count = self.0.entry((class.to_owned(), product)).or_default();
         count.touched += u64::from(touched);
         count.changed += u64::from(changed);
@@ -35,7 +41,11 @@ pub(super) fn class(lines: &[String]) -> String {
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sums: BTreeMap<&str, Count> = BTreeMap::new();
-        writeln!(f, "{:<16} {:<24} {:>8} {:>8} {:>6}", "class", "product", "touched", "changed", "ratio")?;
+        writeln!(
+            f,
+            "{:<16} {:<24} {:>8} {:>8} {:>6}",
+            "class", "product", "touched", "changed", "ratio"
+        )?;
         for ((class, product), count) in &self.0 {
             line(f, class, product, *count)?;
             for class in [class, "all"] {

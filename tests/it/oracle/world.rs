@@ -48,10 +48,8 @@ impl World {
         database.run(SESSION).await;
         let citext = "select count(*) from pg_available_extensions where name = 'citext'";
         let has_citext = database.one(citext).await > 0;
-        let subjects: Vec<&Subject> = SUBJECTS
-            .iter()
-            .filter(|subject| subject.name != "citext" || has_citext)
-            .collect();
+        let subjects: Vec<&Subject> =
+            SUBJECTS.iter().filter(|subject| subject.name != "citext" || has_citext).collect();
         let project = Project::new(&database, store).await;
         for subject in &subjects {
             database.run(subject.schema).await;
@@ -71,14 +69,7 @@ impl World {
         let (owned, shared) =
             subjects.iter().partition::<Vec<_>, _>(|subject| subject.name == "owned");
         let owned = owned.first().map(writes).unwrap();
-        Self {
-            database,
-            project,
-            shapes,
-            keys,
-            shared: shared.iter().map(writes).collect(),
-            owned,
-        }
+        Self { database, project, shapes, keys, shared: shared.iter().map(writes).collect(), owned }
     }
 
     /// A kck that serves every product.

@@ -15,12 +15,8 @@ pub(super) struct Writes {
 impl Writes {
     /// Reads `-- NAME: VALUE | VALUE` or `-- NAME: FROM..BELOW`, and a statement a line.
     pub(super) fn read(text: &'static str) -> Self {
-        let mut writes = Self {
-            domains: BTreeMap::new(),
-            often: vec![],
-            rarely: vec![],
-            definitions: vec![],
-        };
+        let mut writes =
+            Self { domains: BTreeMap::new(), often: vec![], rarely: vec![], definitions: vec![] };
         let mut part = "often";
         for line in text.lines().filter(|line| !line.is_empty()) {
             match line.strip_prefix("-- ") {
