@@ -4,12 +4,24 @@
 
 use std::path::Path;
 
-use kck::{load, postgres};
+use kck::{load, postgres, product::Catalog};
 
 use super::world::{World, broken, explained};
-use crate::support::{kck::Store, run, setting};
+use crate::support::{
+    kck::{Project, Store},
+    run,
+    servers::Database,
+    setting,
+};
 
 const FILE: &str = "tests/it/oracle/explained.txt";
+
+async fn catalog(project: &Project, database: &Database) -> Catalog {
+    let address = postgres::address::Address::parse(&database.url, |_| None).unwrap();
+    let mut client = postgres::connect::connect(&address, "test", &[]).await.unwrap();
+    let files = load::files(&project.folder.0.join("products"));
+    load::catalog(&mut client, files).await.unwrap()
+}
 
 /// The parts of the file: a product's name, and its lines below.
 fn parts(text: &str) -> Vec<&str> {
@@ -20,14 +32,28 @@ fn name(part: &str) -> &str {
     part.lines().next().unwrap_or("")
 }
 
+/// What is gathered into JSON depends on the rows alone.
+#[test]
+fn products_that_gather_json_are_served() {
+    run(async {
+        let database = Database::new("oracle_gathers").await;
+        database.run("create table t (id int primary key, v text)").await;
+        let project = Project::new(&database, Store::Memory).await;
+        let gathering =
+            ["json_agg(v)", "jsonb_agg(v)", "json_object_agg(id, v)", "jsonb_object_agg(id, v)"];
+        for (number, gathers) in gathering.iter().enumerate() {
+            project
+                .product(&format!("p{number}"), &format!("select {gathers} from t where id = :id"));
+        }
+        assert_eq!(broken(&catalog(&project, &database).await), [""; 0]);
+    });
+}
+
 #[test]
 fn the_products_of_the_oracle_are_explained_as_kept() {
     run(async {
         let world = World::new("oracle_explained", Store::Memory).await;
-        let address = postgres::address::Address::parse(&world.database.url, |_| None).unwrap();
-        let mut client = postgres::connect::connect(&address, "test", &[]).await.unwrap();
-        let files = load::files(&world.project.folder.0.join("products"));
-        let catalog = load::catalog(&mut client, files).await.unwrap();
+        let catalog = catalog(&world.project, &world.database).await;
         assert_eq!(broken(&catalog), [""; 0]);
         let mut found = Vec::new();
         for shape in &world.shapes {

@@ -11,7 +11,10 @@ struct Count {
 
 /// What was counted, by class and product.
 #[derive(Debug, Default)]
-pub(super) struct Precision(BTreeMap<(String, &'static str), Count>);
+pub(super) struct Precision {
+    pub(super) commits: u64,
+    counts: BTreeMap<(String, &'static str), Count>,
+}
 
 impl Precision {
     /// A commit touched a key, and changed its answer or did not.
@@ -22,7 +25,7 @@ impl Precision {
         touched: bool,
         changed: bool,
     ) {
-        let count = self.0.entry((class.to_owned(), product)).or_default();
+        let count = self.counts.entry((class.to_owned(), product)).or_default();
         count.touched += u64::from(touched);
         count.changed += u64::from(changed);
     }
@@ -41,12 +44,13 @@ pub(super) fn class(lines: &[String]) -> String {
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sums: BTreeMap<&str, Count> = BTreeMap::new();
+        writeln!(f, "{} commits", self.commits)?;
         writeln!(
             f,
             "{:<16} {:<24} {:>8} {:>8} {:>6}",
             "class", "product", "touched", "changed", "ratio"
         )?;
-        for ((class, product), count) in &self.0 {
+        for ((class, product), count) in &self.counts {
             line(f, class, product, *count)?;
             for class in [class, "all"] {
                 let sum = sums.entry(class).or_default();

@@ -20,7 +20,7 @@ macro_rules! subjects {
 }
 
 pub(super) const SUBJECTS: &[Subject] =
-    subjects!("shop", "tree", "blog", "events", "kinds", "owned", "citext");
+    subjects!("shop", "tree", "blog", "events", "kinds", "bulk", "owned", "citext");
 
 /// A product, and the keys that are asked of it.
 #[derive(Debug, Clone)]

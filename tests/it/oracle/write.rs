@@ -87,10 +87,12 @@ pub(super) fn transaction(subjects: &[&Writes], owner: u64, random: &mut Random)
         sql.push_str("set local synchronous_commit = off;\n");
     }
     let statements = if random.one_in(2) { 1 } else { 1 + random.below(4) };
-    // Mostly of one subject, so that statements of one transaction meet.
-    let subject = *random.of(subjects);
+    // A subject of which much is written comes often. Mostly all is of one, so that statements meet.
+    let all: Vec<&Writes> =
+        subjects.iter().flat_map(|subject| subject.often.iter().map(|_| *subject)).collect();
+    let subject = *random.of(&all);
     for _ in 0..statements {
-        let subject = if random.one_in(5) { *random.of(subjects) } else { subject };
+        let subject = if random.one_in(5) { *random.of(&all) } else { subject };
         let one = subject.one(owner, random);
         sql.push_str(&match random.below(8) {
             0 => format!("savepoint given_up;\n{one};\nrollback to given_up;\n"),

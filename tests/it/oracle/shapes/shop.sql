@@ -136,7 +136,7 @@ select id from customers except all select id from employees where region = :r o
 select id, rank() over (partition by customer_id order by total desc nulls last, id) as place
 from orders where customer_id = :c order by id;
 
--- ranked_of_all(c bigint): 1 | 2
+-- ranked_of_all(c bigint): 1 | 2 | 5 | 7
 select id, place from (
     select id, customer_id, rank() over (order by total desc nulls last, id) as place from orders) ranked
 where customer_id = :c order by id;
@@ -156,6 +156,49 @@ where customer_id = :c order by id;
 -- previous_of(o bigint): 2 | 5
 select before from (
     select id, lag(id) over (order by placed_at, id) as before from orders) placed where id = :o;
+
+-- region_in_on(r text): north | south | new
+select c.id, o.id as order_id from customers c left join orders o on o.customer_id = c.id and c.region = :r
+where c.vip order by 1, 2;
+
+-- customer_in_on(c bigint): 1 | 2 | 5
+select c.id, o.id as order_id from customers c left join orders o on o.customer_id = :c and o.id = c.id order by 1, 2;
+
+-- customer_in_right_on(c bigint): 1 | 5
+select o.id, c.name from orders o right join customers c on o.customer_id = c.id and o.customer_id = :c order by 2, 1, c.id;
+
+-- region_in_full_on(r text): north | south
+select c.id, e.id as employee from customers c full join employees e on e.region = c.region and c.region = :r order by 1, 2;
+
+-- null_or_equal(c bigint): 1 | 2
+select g.id, i.order_id from goods g left join items i on i.goods_id = g.id and i.qty > 3
+where i.order_id = :c or i.order_id is null order by 1, 2;
+
+-- strict_after_outer(c bigint): 1 | 3
+select p.id, o.id as order_id from payments p left join orders o on o.id = p.order_id where o.customer_id = :c order by 1;
+
+-- twice_outer(r text): north | new
+select c.id, o.id as order_id, p.id as payment from customers c left join orders o on o.customer_id = c.id
+left join payments p on p.order_id = o.id and p.amount > 5 where c.region = :r order by 1, 2, 3;
+
+-- not_exists_in_or(c bigint): 1 | 2
+select id from customers c where id = :c or not exists (select from orders o where o.customer_id = c.id) order by id;
+
+-- not_the_customer(c bigint): 1 | 2
+select id from orders where not (customer_id = :c) and total > 20 order by id;
+
+-- exists_in_select(r text): north | south
+select id, exists (select from orders o where o.customer_id = customers.id) as ordered from customers where region = :r order by id;
+
+-- limited_in(c bigint): 1 | 2 | 3
+select id from orders where customer_id = :c and id in (select id from orders order by total desc nulls last, id limit 6) order by id;
+
+-- summed_over_all(c bigint): 1 | 2
+select o.id, o.total / nullif((select sum(total) from orders), 0) as part from orders o where o.customer_id = :c order by o.id;
+
+-- summed_outer(r text): north | south | new
+select region, count(*) as n from (select c.region, o.id from customers c left join orders o on o.customer_id = c.id) t
+where region = :r group by region;
 
 -- best_order(c bigint): 1 | 2 | 77
 select id, total from (
@@ -230,8 +273,8 @@ select id, total from orders where customer_id = :c order by total desc nulls la
 -- second_page(c bigint): 1 | 2
 select id, total from orders where customer_id = :c order by id offset 1 limit 2;
 
--- among_dearest(c bigint): 1 | 2
-select id from (select id, customer_id from orders order by total desc nulls last, id limit 9) dearest
+-- among_dearest(c bigint): 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8
+select id from (select id, customer_id from orders order by total desc nulls last, id limit 4) dearest
 where customer_id = :c order by id;
 
 -- customer_in_state(c bigint, s order_state): 1 ; open | 1 ; paid | 2 ; open | 77 ; open
