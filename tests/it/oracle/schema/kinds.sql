@@ -32,3 +32,10 @@ insert into kinds
     from generate_series(1, 24) n;
 insert into plain select n, nullif(n % 5, 0), nullif(n % 4, 0), 'w' || n % 3, 0 from generate_series(1, 20) n;
 insert into keyed select n, n * 10, 'v' || n % 3 from generate_series(1, 12) n;
+
+create table prices (id bigint primary key, amount numeric, tag char(6), label text, starts date, ends date, at timestamp);
+alter table prices replica identity full;
+insert into prices
+    select n, (array[10, 10.00, 10.5, 0.0, null, 7])[n % 6 + 1], 'c' || n % 3, 'label ' || n % 3, date '2026-03-01' + n % 4, date '2026-03-03' + n % 5,
+           timestamp '2026-03-01' + n % 4 * interval '12 hours'
+    from generate_series(1, 14) n;

@@ -65,3 +65,29 @@ select c.id, c.said from comments c where c.post_id in (select post_id from post
 
 -- same_name(t text): rust | sql
 select id, name from tags where lower(name) = :t order by id;
+
+-- by_body(t text): Title 1 | Title 2
+select d.id, p.id as post from posts p join drafts d on md5(d.body) = md5(p.body) where p.title = :t order by 1, 2;
+
+-- draft_by_body(a text): author 1 | author 3
+select d.id, p.id as post from drafts d join posts p on p.body = d.body where d.author = :a order by 1, 2;
+
+-- long_posts(a text): author 1 | author 2
+select id from posts where author = :a and body <> 'short end' order by id;
+
+-- long_drafts(a text): author 1 | author 2
+select id from drafts where author = :a and body not like 'z%' order by id;
+
+-- unnested_path(t bigint): 1 | 2
+select p.id, tag from posts p cross join unnest(p.tags) as tag join tags t on lower(t.name) <> tag where t.id = :t and p.published order by 1, 2;
+
+-- replies_to_post(p bigint): 1 | 3
+select r.id, r.said from comments r join comments c on c.id = r.reply_to where c.post_id = :p order by r.id;
+
+-- authors_tagging(t text): sql | Rust
+select p.author, count(distinct p.id) as n from posts p left join post_tags pt on pt.post_id = p.id left join tags t on t.id = pt.tag_id
+where t.name = :t group by p.author order by 1;
+
+-- tag_counts(p bigint): 1 | 2
+select t.id, (select count(*) from post_tags other where other.tag_id = t.id) as n from tags t
+join post_tags pt on pt.tag_id = t.id where pt.post_id = :p order by t.id;

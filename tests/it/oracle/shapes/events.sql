@@ -29,3 +29,12 @@ select place, id from readings where value = :n order by place, id;
 -- events_beside_readings(a bigint): 1 | 2
 select e.id, r.place, r.id as reading from events e join readings r on r.account = e.account
 where e.account = :a and e.kind = 'kind 1' order by 1, 2, 3;
+
+-- events_of_word(v numeric): 1 | 0.50
+select e.id, e.day from events e join readings r on r.account = e.account and r.place = 'hall' where r.value = :v order by 1, 2;
+
+-- leaf_path(k text): kind 0 | kind 1
+select r.place, r.id from readings_outside r join events_january e on e.account = r.account where e.kind = :k order by 1, 2, e.id;
+
+-- places_of_day(d date): 2026-01-22 | 2026-02-01
+select distinct r.place from events e join readings r using (account) where e.day = :d order by 1;

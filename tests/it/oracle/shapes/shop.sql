@@ -353,3 +353,58 @@ select exists (select from orders where customer_id = :c and state = 'open');
 
 -- state_names(c bigint) arrays: 1 | 2
 select string_agg(state::text, ',' order by id), array_agg(id order by id), max(total) from orders where customer_id = :c;
+
+-- grouped_join(c bigint): 1 | 2 | 5
+select o.id, s.qty from orders o join (select order_id, sum(qty) as qty from items group by order_id having count(*) > 1) s
+on s.order_id = o.id where o.customer_id = :c order by o.id;
+
+-- windowed_join(c bigint): 1 | 2
+select o.id, s.position, s.place from orders o join (
+    select order_id, position, rank() over (partition by order_id order by qty, position) as place from items) s
+on s.order_id = o.id where o.customer_id = :c order by 1, 2;
+
+-- limited_join(r text): north | south
+select c.id, d.id as order_id from customers c join (select id, customer_id from orders order by placed_at desc, id limit 5) d
+on d.customer_id = c.id where c.region = :r order by 1, 2;
+
+-- distinct_join(g bigint): 1 | 3
+select o.id, o.state from orders o join (select distinct order_id from items where goods_id = :g) d on d.order_id = o.id order by o.id;
+
+-- as_dear_as(c bigint): 1 | 2
+select id from orders where total >= (select max(total) from orders where customer_id = :c) order by id;
+
+-- no_full_orders(r text): north | south
+select c.id from customers c where c.region = :r and not exists (
+    select from orders o where o.customer_id = c.id and exists (select from items i where i.order_id = o.id and i.qty > 2)) order by 1;
+
+-- bought_all(c bigint) value: 1 | 2
+select not exists (select from goods g where not exists (
+    select from items i join orders o on o.id = i.order_id where i.goods_id = g.id and o.customer_id = :c));
+
+-- normal_path(n text): ann | bob
+select o.id from orders o join customers c on c.id = o.customer_id where normal(c.name) = :n order by o.id;
+
+-- either_table(r text): north | new
+select * from (select id, region from customers union all select id, region from employees) people where region = :r order by id;
+
+-- one_branch_only(c bigint): 1 | 2
+select * from (select id, customer_id from orders union all select id, 1 from payments where amount > 10) both_kinds
+where customer_id = :c order by id;
+
+-- cross_region(r text, s order_state): north ; open | south ; paid
+select c.id, o.id as order_id from customers c, orders o where c.region = :r and o.state = :s and o.total < 5 order by 1, 2;
+
+-- manager_chain(m bigint, s order_state): 1 ; open | 2 ; paid
+select o.id from regions r join customers c on c.region = r.code join orders o on o.customer_id = c.id
+where r.manager = :m and o.state = :s order by o.id;
+
+-- goods_of_payment(m text): card | cash
+select distinct g.sku from payments p join items i on i.order_id = p.order_id join goods g on g.id = i.goods_id
+where p.method = :m and p.amount > 3 order by 1;
+
+-- unread_order(c bigint): 1 | 2
+select count(*) as n from orders where customer_id = :c;
+
+-- in_either(c bigint): 1 | 2
+select id from orders where id in (select order_id from items where qty > 4) and customer_id = :c
+or id in (select order_id from payments where method = 'card') and customer_id = :c order by id;

@@ -8,6 +8,7 @@
 -- flag: true | false | null
 -- amount: 10 | 10.0 | 10.50 | 10.500 | 0 | 'NaN' | null
 -- word: 'a' | 'A' | 'b/c' | '' | 'é"\' | null
+-- price: 1..18
 -- feeling: 'sad' | 'ok' | 'happy' | null
 -- key: 0 | 1 | 2 | 3 | 4 | null
 -- key2: 0 | 1 | 2 | 3 | 4 | null
@@ -41,8 +42,17 @@ update keyed set slot = {slot} * 10 where id = {slot2}
 update keyed set slot = -1 where slot = {slot} * 10; update keyed set slot = {slot} * 10, v = 'swapped' where slot = {slot2} * 10; update keyed set slot = {slot2} * 10 where slot = -1
 update keyed set v = 'v' || {n} % 3 where id = {slot}
 delete from keyed where slot = {slot} * 10
+insert into prices values ({price}, {amount}, 'c' || {n}, 'label ' || {n} % 3, date '2026-03-01' + {n}, date '2026-03-04' + {n}, timestamp '2026-03-01 00:00' + {n} * interval '12 hours') on conflict (id) do update set amount = excluded.amount
+update prices set amount = {amount} where id = {price}
+update prices set tag = 'c' || {n}, label = 'label ' || {n} % 3 where id = {price}
+update prices set starts = starts + 1 where id = {price} and starts < '2026-04-01'
+update prices set ends = null, at = date '2026-03-01' + {n} where id = {price}
+update prices set ends = 'infinity' where id = {price}
+delete from prices where id = {price} and {n} < 3
 
 -- rarely
+update prices set label = label
+update keyed set v = v
 truncate plain; insert into plain select n, nullif(n % 5, 0), nullif(n % 4, 0), 'w' || n % 3, 0 from generate_series(1, 20) n
 update kinds set word = {word}
 update kinds set amount = {amount}
