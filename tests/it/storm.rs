@@ -37,6 +37,8 @@ const TRIES_HELD: u64 = 40;
 const ANSWERS_MIN: u64 = 400;
 const KILLS_MIN: u64 = 2;
 const TIMES_MAX: u32 = 6;
+/// For what comes within milliseconds on a machine that has time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const SCHEMA: &str = "
     create table owners (id bigint primary key, name text not null);
@@ -47,7 +49,7 @@ const SCHEMA: &str = "
     insert into counters select n, n / 4, 0 from generate_series(0, 31) n;
 ";
 
-/// Each counter by itself, and through a join.
+/// Each counter by itself and through a join, and the highest of its owner's, which is never less.
 const PRODUCTS: &[(&str, &str)] = &[
     ("counter", "select n from counters where id = :id"),
     (
@@ -58,7 +60,20 @@ const PRODUCTS: &[(&str, &str)] = &[
         "among_its_like",
         "select max(c.n) from counters c where c.owner = (select d.owner from counters d where d.id = :id) and c.id = :id",
     ),
+    (
+        OF_OWNER,
+        "select max(c.n) from counters c join owners o on o.id = c.owner where o.name = :name",
+    ),
 ];
+const OF_OWNER: &str = "highest_of_owner";
+
+/// The key of a product that speaks of a counter.
+fn key(product: &str, counter: u64) -> String {
+    match product {
+        OF_OWNER => format!("{product}/owner%20{}", counter / COUNTERS),
+        _ => format!("{product}/{counter}"),
+    }
+}
 
 /// A counter that had this value at this position.
 #[derive(Debug, Clone)]
@@ -163,7 +178,7 @@ async fn read(storm: Arc<Storm>, reader: u64) {
 async fn demand(storm: &Storm, product: &str, asked: &Published) {
     let address = storm.address.borrow().clone();
     let Published { counter, value, position } = asked;
-    let path = format!("/fetch/{product}/{counter}?min_lsn={position}&wait=500ms");
+    let path = format!("/fetch/{}?min_lsn={position}&wait=500ms", key(product, *counter));
     let Ok(reply) = get(&address, &path, &[]).await else {
         storm.unreached.fetch_add(1, Ordering::Relaxed);
         // Killed: it is soon somewhere else, or this was the moment between.
@@ -229,10 +244,13 @@ impl Victim<'_> {
     /// Commits wait for this standby, and one of them does so already.
     async fn hold(&self, standby: &str) {
         wait_for_standby(self.database, standby).await;
-        let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
-        while standby == "nobody" && self.database.one(waiting).await == 0 {
-            tokio::task::yield_now().await;
-        }
+        let count = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+        let waits = async {
+            while standby == "nobody" && self.database.one(count).await == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waits).await.expect("some commit waits");
     }
 
     async fn disturb(mut self, how: Disturbance) -> Self {
@@ -265,7 +283,7 @@ impl Storm {
         let enough = *tries.borrow() + times;
         let tried = tries.wait_for(|tries| *tries >= enough);
         // Bounded: a reader that failed tries no more, and says so when it is joined.
-        drop(tokio::time::timeout(Duration::from_secs(30), tried).await);
+        drop(tokio::time::timeout(PATIENCE, tried).await);
     }
 
     /// The newest value of each counter is what every product answers in the end.
@@ -275,7 +293,8 @@ impl Storm {
             let newest = published.lock().unwrap().clone();
             let Published { counter, value, position } = newest.expect("each counter was raised");
             for (product, _) in PRODUCTS {
-                let path = format!("/fetch/{product}/{counter}?min_lsn={position}&wait=30s");
+                let key = key(product, counter);
+                let path = format!("/fetch/{key}?min_lsn={position}&wait=30s");
                 let reply = get(&address, &path, &[]).await.unwrap();
                 assert_eq!(reply.value().as_i64(), Some(value), "{path}");
             }

@@ -139,8 +139,10 @@ async fn own_is_exact(world: &World, address: &str, writer: &mut Writer, positio
 
 /// What is only ever added to is not less than what its reader has seen before it demanded.
 async fn never_less(world: &World, address: &str, writer: &mut Writer) {
-    let counted: Vec<&Asked> =
-        world.keys.iter().filter(|asked| asked.path.contains("s_on/")).collect();
+    let is_count = |asked: &&Asked| {
+        asked.path.starts_with("hits_on/") || asked.path.starts_with("sessions_on/")
+    };
+    let counted: Vec<&Asked> = world.keys.iter().filter(is_count).collect();
     let asked = *writer.random.of(&counted);
     let seen: u64 = truth(&writer.client, &asked.question).await.parse().unwrap();
     let position = position(&writer.client).await;
