@@ -90,6 +90,8 @@ struct Storm {
     /// Where kck answers; another port after each start.
     address: watch::Sender<String>,
     over: watch::Sender<bool>,
+    /// Writers do nothing more for now.
+    paused: watch::Sender<bool>,
     /// Reads that came to an end, whatever it was.
     tries: watch::Sender<u64>,
     answered: AtomicU64,
@@ -108,6 +110,7 @@ impl Storm {
             published: (0..counters).map(|_| Mutex::new(None)).collect(),
             address: watch::Sender::new(address.to_owned()),
             over: watch::Sender::new(false),
+            paused: watch::Sender::new(false),
             tries: watch::Sender::new(0),
             answered: AtomicU64::new(0),
             stale: AtomicU64::new(0),
@@ -148,6 +151,8 @@ async fn write(storm: Arc<Storm>, client: Client, writer: u64) {
             };
             let position = commit(&client, &update).await;
             storm.publish(Published { counter, value, position });
+            // The sender lives in the storm, so waiting cannot fail.
+            drop(storm.paused.subscribe().wait_for(|paused| !paused).await);
         }
     }
 }
@@ -271,7 +276,11 @@ impl Victim<'_> {
                 self = self.kill().await;
             }
         }
+        // What was held is read before a later commit touches it again and hides what was missed.
+        self.storm.paused.send_replace(true);
         self.hold("").await;
+        self.storm.tried(TRIES_BETWEEN).await;
+        self.storm.paused.send_replace(false);
         self
     }
 }
@@ -350,7 +359,9 @@ fn nothing_is_older_than_demanded() {
             let few =
                 victim.kills < KILLS_MIN || storm.answered.load(Ordering::Relaxed) < ANSWERS_MIN;
             let limit = if few { time * TIMES_MAX } else { time };
-            if begun.elapsed() > limit {
+            // A reader or writer that ended has something to say.
+            let ended = tasks.iter().any(tokio::task::JoinHandle::is_finished);
+            if ended || begun.elapsed() > limit {
                 break;
             }
             victim = victim.disturb(*how).await;
