@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{
     kck::{Kck, Project, Store},
     run,
-    servers::{Database, commit, connect, own_postgres},
+    servers::{Database, commit, connect, own_postgres, wait_for_standby},
 };
 
 const SUM: &str =
@@ -24,21 +24,6 @@ async fn shop(server: &kck::local::Postgres, name: &str) -> (Database, Project) 
     let project = Project::new(&database, Store::Embedded).await;
     project.product("sum_of", SUM);
     (database, project)
-}
-
-/// Makes commits wait for standbys of this name; `''` lets them go.
-async fn wait_for_standby(database: &Database, name: &str) {
-    database.run(&format!("alter system set synchronous_standby_names = '{name}'")).await;
-    database.run("select pg_reload_conf()").await;
-    // A session of this server has taken the setting when it shows it.
-    loop {
-        let shown: String =
-            database.client.query_one("show synchronous_standby_names", &[]).await.unwrap().get(0);
-        if shown == name {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Goal: a commit that is delivered and invisible never lets an answer from before it be called fresh. Method: a

@@ -16,5 +16,6 @@ mod invisible;
 mod oracle;
 mod reading;
 mod store;
+mod storm;
 mod support;
 mod unfollowed;

@@ -16,6 +16,12 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
     RUNTIME.block_on(test);
 }
 
+/// A number from the environment.
+pub(crate) fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var_os(name)?.into_string().unwrap();
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is '{text}', which is no number")))
+}
+
 /// A folder of a test's own, gone with it.
 pub(crate) struct Folder(pub(crate) PathBuf);
 

@@ -115,3 +115,18 @@ pub(crate) async fn connect(url: &str) -> Client {
     tokio::spawn(connection);
     client
 }
+
+/// Makes commits wait for standbys of this name; `''` lets them go.
+pub(crate) async fn wait_for_standby(database: &Database, name: &str) {
+    database.run(&format!("alter system set synchronous_standby_names = '{name}'")).await;
+    database.run("select pg_reload_conf()").await;
+    // A session of this server has taken the setting when it shows it.
+    loop {
+        let shown: String =
+            database.client.query_one("show synchronous_standby_names", &[]).await.unwrap().get(0);
+        if shown == name {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
