@@ -147,6 +147,8 @@ pub struct Table {
     pub replicated: Option<BTreeSet<i16>>,
     /// The columns that an index begins with.
     pub indexed: BTreeSet<i16>,
+    /// The partitions with rows below a partitioned table, as SQL writes their names.
+    pub leaves: Vec<String>,
     /// Column number → (name, type oid), without dropped ones.
     pub columns: BTreeMap<i16, (String, u32)>,
 }

@@ -75,14 +75,13 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
     ) as identity,
     s.indirect, s.readable, columns.numbers, columns.names, columns.types,
     coalesce((select i.indkey::int2[] from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary), '{}') as key,
-    -- What UPDATE and DELETE tell of the old row; null is all of it.
+    -- What UPDATE and DELETE tell of the old row; null is all of it. Of a partition they tell what its own identity says,
+    -- under the root's name and in the root's form: as whole rows where the root has REPLICA IDENTITY FULL.
     case
-        when c.relkind <> 'p' and c.relreplident = 'f' then null
-        when c.relkind = 'p' and not exists (
-            select
-            from pg_catalog.pg_partition_tree(c.oid) t
-            join pg_catalog.pg_class l on l.oid = t.relid
-            where t.isleaf and l.relreplident <> 'f') then null
+        when leaves.identities = '{f}' and (c.relkind = 'p' or c.relreplident = 'f') then null
+        when c.relkind = 'p' and not leaves.identities <@ '{d,f}' then '{}'
+        when c.relkind = 'p' then coalesce((
+            select i.indkey::int2[] from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary), '{}')
         else coalesce((
             select i.indkey::int2[]
             from pg_catalog.pg_index i
@@ -91,7 +90,8 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
     coalesce((
         select array_agg(distinct i.indkey[0])
         from pg_catalog.pg_index i
-        where i.indrelid = c.oid and i.indisvalid and i.indpred is null and i.indkey[0] > 0), '{}') as indexed
+        where i.indrelid = c.oid and i.indisvalid and i.indpred is null and i.indkey[0] > 0), '{}') as indexed,
+    leaves.names as leaves
 from secured s
 join pg_catalog.pg_class c on c.oid = s.oid
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -102,4 +102,17 @@ cross join lateral (
     from pg_catalog.pg_attribute a
     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 ) as columns
+cross join lateral (
+    select coalesce(array_agg(distinct l.relreplident::text), '{}') as identities,
+        coalesce(array_agg(pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.relname) order by l.oid)
+            filter (where l.oid <> c.oid), '{}') as names
+    from (
+        select c.oid
+        where c.relkind <> 'p'
+        union all
+        select t.relid from pg_catalog.pg_partition_tree(c.oid) t where c.relkind = 'p' and t.isleaf and t.relid <> c.oid
+    ) as met (oid)
+    join pg_catalog.pg_class l on l.oid = met.oid
+    join pg_catalog.pg_namespace ln on ln.oid = l.relnamespace
+) as leaves
 order by c.oid

@@ -9,10 +9,10 @@ use std::{
 use super::{
     graph::Index,
     lookup::{Asked, Given},
-    plan::{Bound, Keys, Place, Plan, Reader, Way},
+    plan::{Bound, Keys, OldRow, Place, Plan, Reader, Way},
 };
 use crate::{
-    change::{Change, Datum, Old, Relation, Row, TableId},
+    change::{Change, Datum, Relation, Row, TableId},
     key::{Key, write_key},
     pattern::{Part, Pattern},
 };
@@ -61,8 +61,8 @@ enum Known<'a> {
 /// One side of a change.
 #[derive(Clone, Copy)]
 enum Image<'a> {
-    Old(&'a Old, Option<&'a Row>),
-    New(&'a Row, Option<&'a Old>),
+    Old(OldRow<'a>, Option<&'a Row>),
+    New(&'a Row, Option<OldRow<'a>>),
 }
 
 /// What an image says of the values that a rule needs.
@@ -201,11 +201,14 @@ impl Matcher {
                 self.plan(relation).fold(&[Image::New(new, None)], None, touched);
             }
             Change::Update { relation, old, new } => {
+                let plan = self.plan(relation);
+                let old = plan.old(old);
                 let images = [Image::Old(old, Some(new)), Image::New(new, Some(old))];
-                self.plan(relation).fold(&images, Some(changed(relation, old, new)), touched);
+                plan.fold(&images, Some(plan.changed(relation, old, new)), touched);
             }
             Change::Delete { relation, old } => {
-                self.plan(relation).fold(&[Image::Old(old, None)], None, touched);
+                let plan = self.plan(relation);
+                plan.fold(&[Image::Old(plan.old(old), None)], None, touched);
             }
             Change::Truncate { relations } => {
                 for relation in relations {
@@ -226,24 +229,6 @@ impl Matcher {
     }
 }
 
-/// The columns that an UPDATE may have changed, as bits; the highest is set by every UPDATE.
-fn changed(relation: &Relation, old: &Old, new: &Row) -> u128 {
-    let mut changed = EVERY_UPDATE;
-    for (at, column) in relation.columns.iter().enumerate() {
-        let same = match (old, new.get(at)) {
-            // Not sent because it did not change.
-            (_, Some(Datum::Unchanged)) => true,
-            (Old::Whole(row), new) => row.get(at) == new,
-            (Old::Identity(row), new) => column.identity && row.get(at) == new,
-            (Old::Unsent, _) => column.identity,
-        };
-        if !same {
-            changed |= bit(at);
-        }
-    }
-    changed
-}
-
 const EVERY_UPDATE: u128 = 1 << 127;
 
 /// The last but one stands for all columns from there on.
@@ -252,6 +237,24 @@ pub(super) fn bit(column: usize) -> u128 {
 }
 
 impl Plan {
+    /// The columns that an UPDATE may have changed, as bits; the highest is set by every UPDATE.
+    fn changed(&self, relation: &Relation, old: OldRow<'_>, new: &Row) -> u128 {
+        let mut changed = EVERY_UPDATE;
+        for (at, column) in relation.columns.iter().enumerate() {
+            let same = match (old, new.get(at)) {
+                // Not sent because it did not change.
+                (_, Some(Datum::Unchanged)) => true,
+                (OldRow::Whole(row), new) => row.get(at) == new,
+                (OldRow::Identity(row), new) => self.tells(column) && row.get(at) == new,
+                (OldRow::Unsent, _) => self.tells(column),
+            };
+            if !same {
+                changed |= bit(at);
+            }
+        }
+        changed
+    }
+
     /// `changed` is of an UPDATE; what an INSERT or DELETE changes everyone reads.
     fn fold(&self, images: &[Image<'_>], changed: Option<u128>, touched: &mut Touched) {
         let reads = |reader: &Reader| changed.is_none_or(|changed| reader.reads & changed != 0);
@@ -405,20 +408,28 @@ impl<'a> Image<'a> {
 
     fn column(self, at: usize, identity: bool) -> Known<'a> {
         match self {
-            Image::Old(Old::Whole(row), _) => known(row, at),
-            Image::Old(Old::Identity(row), _) if identity => known(row, at),
-            // Not sent means that the identity did not change.
-            Image::Old(Old::Unsent, Some(new)) if identity => known(new, at),
-            // What the new row does not have because it did not change is in neither image.
-            Image::Old(..) => Known::Nothing,
+            Image::Old(old, new) => old.column(at, identity, new),
             Image::New(new, Some(old)) if matches!(new.get(at), Some(Datum::Unchanged)) => {
-                match old {
-                    Old::Whole(row) => known(row, at),
-                    Old::Identity(row) if identity => known(row, at),
-                    Old::Identity(_) | Old::Unsent => Known::Nothing,
-                }
+                // What did not change is what it was, if that was sent.
+                old.column(at, identity, None)
             }
             Image::New(new, _) => known(new, at),
+        }
+    }
+}
+
+impl<'a> OldRow<'a> {
+    fn column(self, at: usize, identity: bool, new: Option<&'a Row>) -> Known<'a> {
+        match (self, new) {
+            (OldRow::Whole(row), _) => known(row, at),
+            (OldRow::Identity(row), _) if identity => match known(row, at) {
+                // No column of an identity is NULL: this one was not sent.
+                Known::Null => Known::Nothing,
+                known => known,
+            },
+            // Not sent means that the identity did not change.
+            (OldRow::Unsent, Some(new)) if identity => known(new, at),
+            _ => Known::Nothing,
         }
     }
 }
@@ -435,13 +446,13 @@ fn known(row: &Row, at: usize) -> Known<'_> {
 mod tests {
     //! Folding against brute force: an answer that changed has its key, or its product, among the touched.
 
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use bytes::Bytes;
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::change;
+    use crate::change::{self, Old};
     use crate::depend::{
         fixture,
         rule::{Binding, Column, Reach, Rule, Rules, TableRules},
@@ -459,6 +470,7 @@ mod tests {
                 name: "t".into(),
                 publishable: true,
                 columns: None,
+                told: None,
                 rules,
                 finer: vec![],
             };
@@ -698,6 +710,34 @@ mod tests {
         };
         check(&update(Old::Whole(text(&["1", "a"]))), Some(&["p/1"]));
         check(&update(Old::Unsent), None);
+    }
+
+    #[test]
+    fn a_partitions_null_is_not_believed() {
+        // The root has REPLICA IDENTITY FULL, its partition the key: the old row comes as a whole one with NULLs.
+        let told = Some(BTreeSet::from(["c1".to_owned()]));
+        let rule = direct(&[vec![0]]);
+        let table = TableRules {
+            name: "t".into(),
+            publishable: true,
+            columns: Some(["c0".to_owned()].into()),
+            told,
+            rules: vec![rule],
+            finer: vec![],
+        };
+        let rules = Rules { tables: [(TABLE, table)].into(), ..Rules::default() };
+        let index = Index::of_rules(std::iter::once((fixture::product("p", 1, ""), rules)));
+        let mut matcher = Matcher::new(Arc::new(index));
+        let old = || Old::Whole(vec![Datum::Null, Datum::Text(Bytes::from_static(b"7"))]);
+        let relation = relation(&[true, true]);
+        for change in [
+            Change::Delete { relation: Arc::clone(&relation), old: old() },
+            Change::Update { relation, old: old(), new: vec![Datum::Null, Datum::Unchanged] },
+        ] {
+            let mut touched = Touched::new(10);
+            matcher.fold(&change, &mut touched);
+            assert_eq!(touched.products().collect::<Vec<_>>(), ["p"], "{change:?}");
+        }
     }
 
     #[test]

@@ -125,6 +125,7 @@ mod tests {
             name: name.into(),
             publishable: true,
             columns: None,
+            told: None,
             rules,
             finer: vec![],
         };

@@ -36,6 +36,8 @@ pub(super) struct Edge<'i> {
     pub(super) product: &'i Arc<str>,
     /// See [`super::TableRules::columns`].
     pub(super) columns: Option<&'i BTreeSet<String>>,
+    /// See [`super::TableRules::told`].
+    pub(super) told: Option<&'i BTreeSet<String>>,
     pub(super) rules: &'i [Rule],
     pub(super) lookups: Option<&'i Arc<Lookups>>,
 }
@@ -132,12 +134,16 @@ impl Index {
         let edges = self.tables.get(&table).map(|node| self.graph.edges(*node));
         edges.into_iter().flatten().filter_map(move |edge| {
             match self.graph.node_weight(petgraph::visit::EdgeRef::target(&edge))? {
-                Node::Product { name, rules, lookups, .. } => Some(Edge {
-                    product: name,
-                    columns: rules.tables.get(&table)?.columns.as_ref(),
-                    rules: edge.weight(),
-                    lookups: lookups.as_ref(),
-                }),
+                Node::Product { name, rules, lookups, .. } => {
+                    let found = rules.tables.get(&table)?;
+                    Some(Edge {
+                        product: name,
+                        columns: found.columns.as_ref(),
+                        told: found.told.as_ref(),
+                        rules: edge.weight(),
+                        lookups: lookups.as_ref(),
+                    })
+                }
                 Node::Table { .. } => None,
             }
         })
@@ -204,6 +210,7 @@ mod tests {
                     name: format!("t{table}"),
                     publishable: *publishable,
                     columns: None,
+                    told: None,
                     rules: vec![rule.clone()],
                     finer: vec![],
                 };

@@ -95,6 +95,9 @@ pub struct TableRules {
     /// The columns that the product reads: an UPDATE that leaves them as they are touches nothing. `None` where
     /// every UPDATE counts.
     pub columns: Option<BTreeSet<String>>,
+    /// What the stream's old rows are to be believed of; `None`: all that they say. Partitions have identities of their
+    /// own, and where the root has REPLICA IDENTITY FULL their NULLs may be values that were not sent.
+    pub told: Option<BTreeSet<String>>,
     /// One for each way in which the product reads it, never none.
     pub rules: Vec<Rule>,
     /// What would make them finer or cheaper.

@@ -580,6 +580,7 @@ fn table(row: &Row) -> Result<(Table, bool), tokio_postgres::Error> {
             .try_get::<_, Option<Vec<i16>>>("replicated")?
             .map(|columns| columns.into_iter().collect()),
         indexed: row.try_get::<_, Vec<i16>>("indexed")?.into_iter().collect(),
+        leaves: row.try_get("leaves")?,
         columns: numbers.into_iter().zip(names.into_iter().zip(types)).collect(),
     };
     Ok((table, row.try_get("readable")?))

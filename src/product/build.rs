@@ -187,6 +187,7 @@ pub(super) mod tests {
             key: BTreeSet::new(),
             replicated: None,
             indexed: BTreeSet::new(),
+            leaves: vec![],
             columns: BTreeMap::from([(1, ("id".to_owned(), 20))]),
         };
         Description {

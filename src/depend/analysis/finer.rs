@@ -50,7 +50,11 @@ fn old_rows(table: &Table, rules: &TableRules) -> Option<Finer> {
         }
     }
     let name = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
-    let full = format!("alter table {name} replica identity full;");
+    // Partitions do not take it from the root.
+    let all = std::iter::once(&name).chain(&table.leaves);
+    let full: Vec<String> =
+        all.map(|name| format!("alter table {name} replica identity full;")).collect();
+    let full = full.join(" ");
     let missing: Vec<&str> = needed.difference(&known).copied().collect();
     if !missing.is_empty() {
         let key = table.key.iter().filter_map(|column| table.columns.get(column));

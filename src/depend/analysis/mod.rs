@@ -94,8 +94,14 @@ fn tables(
         if described(description, *table).is_none() {
             let name = format!("table {}", table.0);
             let rules = vec![Rule::product("Postgres did not describe it")];
-            let unknown =
-                TableRules { name, publishable: true, columns: None, rules, finer: vec![] };
+            let unknown = TableRules {
+                name,
+                publishable: true,
+                columns: None,
+                told: None,
+                rules,
+                finer: vec![],
+            };
             tables.insert(*table, unknown);
         }
         debug_assert!(!rules.is_empty());
@@ -119,6 +125,7 @@ fn tables(
             name: full_name(table),
             publishable,
             columns,
+            told: told(table),
             rules: all,
             finer: Vec::new(),
         };
@@ -135,6 +142,13 @@ fn alone_if_coarsest(rules: Vec<Rule>) -> Vec<Rule> {
         Some(rule) => vec![rule.clone()],
         None => rules,
     }
+}
+
+/// Of a partitioned table; the stream says itself what it tells of others.
+fn told(table: &Table) -> Option<BTreeSet<String>> {
+    let columns = table.replicated.as_ref().filter(|_| table.kind == 'p')?;
+    let name = |column: &i16| table.columns.get(column).map(|(name, _)| name.clone());
+    Some(columns.iter().filter_map(name).collect())
 }
 
 fn read_columns(table: &Table, found: &Occurrences) -> Option<BTreeSet<String>> {

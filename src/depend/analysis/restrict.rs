@@ -461,7 +461,7 @@ impl<'t> Visitor<'_, 't> {
             let table = node.number("rtindex").ok_or(UNKNOWN)?;
             let entry = scope.entry(table).ok_or(UNKNOWN)?;
             return match self.derived(entry, scope)? {
-                Some(derived) => self.below(|it| it.answer_facts(&derived, table, scope)),
+                Some(derived) => self.below(|it| it.answer_facts(&derived, table, scope, known)),
                 None => Ok(Facts::new()),
             };
         }
@@ -485,14 +485,17 @@ impl<'t> Visitor<'_, 't> {
         derived: &Derived<'_, 't>,
         table: usize,
         around: &Scope<'_, 't>,
+        known: &Facts,
     ) -> Visited<Facts> {
         let Some((mut facts, answer)) = self.answer(derived)? else { return Ok(Facts::new()) };
-        // A column of the answer is NULL where its term is: only what a fact already speaks of has a name.
-        let given: BTreeSet<Term> = facts.iter().flat_map(Fact::given).collect();
+        // A column of the answer is NULL where its term is: they are equal where a fact speaks of either.
+        let given: BTreeSet<Term> = facts.iter().chain(known).flat_map(Fact::given).collect();
         let tuple = Tuple { scope: around.id, table };
         for (column, term, _) in answer {
-            if given.contains(&term) || matches!(term, Term::Parameter(_)) {
-                facts.push(Fact::Equal(Term::Column { tuple, column }, term));
+            let named = Term::Column { tuple, column };
+            if given.contains(&term) || given.contains(&named) || matches!(term, Term::Parameter(_))
+            {
+                facts.push(Fact::Equal(named, term));
             }
         }
         Ok(facts)

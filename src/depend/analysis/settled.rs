@@ -30,6 +30,8 @@ const SETTLED: &[u32] = &[
     3153, 3154, 3155, 3156, 3176, 3787, // array_to_json, row_to_json, to_json, to_jsonb
     3175, 3197, 3267, 6276, 6280, 6281, 6282,
     6284, // json_agg, json_object_agg, jsonb_agg, STRICT and UNIQUE too
+    3173, 3174, 3180, 3196, 3265, 3266, 3268, 3269, 6275, 6277, 6278, 6279, 6283, 6285, 6286,
+    6287, // … and what these aggregates are made of
     3198, 3199, 3200, 3201, 3271, 3272, 3273, 3274, // json_build_…, jsonb_build_…
     3204, 3205, 3490,
     3491, // json_to_record and its kin; the types they read are looked at where they are called

@@ -111,6 +111,7 @@ fn table(words: &[&str]) -> Table {
         key: words[7].split(',').filter_map(|column| column.parse().ok()).collect(),
         replicated: None,
         indexed: BTreeSet::new(),
+        leaves: vec![],
         columns: columns.collect(),
     }
 }
@@ -338,6 +339,7 @@ fn sale(kind: char, indirect: bool) -> Description {
         key: BTreeSet::new(),
         replicated: None,
         indexed: BTreeSet::new(),
+        leaves: vec![],
         columns,
     };
     Description { tables: vec![table], ..Description::default() }

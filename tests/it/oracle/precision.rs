@@ -31,24 +31,14 @@ impl Precision {
     }
 }
 
-/// The classes that a product's lines name, strongest first.
-pub(super) fn class(lines: &[String]) -> String {
-    const CLASSES: [&str; 6] = ["direct", "lookup", "partial", "range", "product", "time"];
-    let named = |class: &&&str| {
-        let names = |line: &String| line.split(": ").take(2).any(|word| word == **class);
-        lines.iter().any(names)
-    };
-    CLASSES.iter().filter(named).copied().collect::<Vec<_>>().join("+")
-}
-
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sums: BTreeMap<&str, Count> = BTreeMap::new();
         writeln!(f, "{} commits", self.commits)?;
         writeln!(
             f,
-            "{:<16} {:<24} {:>8} {:>8} {:>6}",
-            "class", "product", "touched", "changed", "ratio"
+            "{:<8} {:<24} {:>8} {:>8} {:>8}",
+            "class", "product", "touched", "changed", "t / c"
         )?;
         for ((class, product), count) in &self.counts {
             line(f, class, product, *count)?;
@@ -67,7 +57,7 @@ impl fmt::Display for Precision {
 
 fn line(f: &mut fmt::Formatter<'_>, class: &str, product: &str, count: Count) -> fmt::Result {
     let Count { touched, changed } = count;
-    // Per cent in whole numbers, as precise as so few commits are.
-    let ratio = (changed * 100).checked_div(touched).map_or("-".to_owned(), |of| format!("{of} %"));
-    writeln!(f, "{class:<16} {product:<24} {touched:>8} {changed:>8} {ratio:>6}")
+    let ratio = (changed > 0).then(|| touched as f64 / changed as f64);
+    let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    writeln!(f, "{class:<8} {product:<24} {touched:>8} {changed:>8} {ratio:>8}")
 }

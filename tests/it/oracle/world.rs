@@ -1,8 +1,10 @@
 //! The subjects → a database with their tables, a folder with their products, and every key that is asked.
 
 use futures_util::future::join_all;
+use std::collections::BTreeSet;
+
 use kck::{
-    depend,
+    depend::{self, Class},
     product::{Catalog, Product, Slot},
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -72,6 +74,23 @@ impl World {
         Self { database, project, shapes, keys, shared: shared.iter().map(writes).collect(), owned }
     }
 
+    /// Gives kck all that it asks for to be finer.
+    pub(super) async fn grant(&self) {
+        let kck = self.serve().await;
+        let catalog = kck.app.context.catalog.borrow().clone();
+        let rules = catalog.ready().map(|product| depend::analyse(product, &product.description));
+        let tables = rules.flat_map(|rules| rules.tables.into_values());
+        let asked = tables.flat_map(|table| table.finer);
+        let first = asked.filter_map(|finer| finer.sql.into_iter().next());
+        // Indexes make nothing finer, and some values here are too long for them.
+        let statements: BTreeSet<String> =
+            first.filter(|sql| sql.starts_with("alter table")).collect();
+        kck.stop().await;
+        for statement in statements {
+            self.database.run(&statement).await;
+        }
+    }
+
     /// A kck that serves every product.
     pub(super) async fn serve(&self) -> Kck {
         let kck = self.project.start().await;
@@ -119,6 +138,13 @@ pub(super) fn explained(product: &Product) -> Vec<String> {
     // Tables come in the order of their numbers, which is that of their making.
     lines.sort();
     lines
+}
+
+/// The class of a product that is served.
+pub(super) fn class_of(kck: &Kck, name: &str) -> Class {
+    let catalog = kck.app.context.catalog.borrow();
+    let product = catalog.ready().find(|product| product.name() == name).unwrap();
+    depend::analyse(product, &product.description).class()
 }
 
 /// [`explained`], of a product that is served.
