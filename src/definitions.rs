@@ -4,7 +4,7 @@
 //! anew; definitions found as they were analysed carry the certificate on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,9 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    change::{Lsn, Position, TableId},
-    depend::Index,
-    load,
+    change::{Lsn, Position},
     observe::{Event, Observer},
     postgres::{
         Error as SourceError, Housekeeping,
@@ -22,12 +20,12 @@ use crate::{
         describe_chain,
         publication::Publication,
     },
-    product::{Catalog, Product},
     progress::{Certificate, Progress},
     recompute::{self, Marks},
+    roster::{Known, Members, Roster},
     store::{
         Store,
-        state::{self, Matched},
+        state::{self, Seen},
     },
 };
 
@@ -43,15 +41,11 @@ pub struct Definitions {
     /// Questions to the source.
     pub source: Housekeeping,
     /// The products as they were analysed.
-    pub catalog: watch::Receiver<Arc<Catalog>>,
+    pub roster: Arc<Roster>,
     /// Marks and readers.
     pub recompute: recompute::Handle,
     /// Where marks lie.
     pub store: Arc<dyn Store>,
-    /// What each product is matched as.
-    pub matched: BTreeMap<String, Matched>,
-    /// The tables of each product come from here.
-    pub index: watch::Receiver<Arc<Index>>,
     /// Of the publication.
     pub publication: String,
     /// Where the certificate is published.
@@ -68,28 +62,33 @@ enum Error {
     Store(#[from] crate::store::Error),
 }
 
-/// What a product stands on, as it was last seen.
-struct Known {
-    /// What is listed of it while it is matched.
-    matched: Matched,
-    /// The tables that must be published for it.
-    tables: BTreeSet<TableId>,
-    objects: Objects,
-    definitions: String,
-    /// See [`load::seen`].
-    seen: String,
+/// Everyone, as they were when they last changed.
+#[derive(Default)]
+struct Asked {
+    count: Option<u64>,
+    known: BTreeMap<String, Arc<Known>>,
+    all: Objects,
+}
+
+impl Asked {
+    fn follow(&mut self, members: &Members) {
+        if self.count == Some(members.count()) {
+            return;
+        }
+        let mut all = Objects::default();
+        members.known().values().for_each(|known| all.extend(&known.objects));
+        *self = Self { count: Some(members.count()), known: members.known().clone(), all };
+    }
 }
 
 impl Definitions {
     /// Looks for as long as kck runs.
     pub async fn run(mut self) {
         let mut wanted = self.recompute.wanted();
-        let mut known = self.known();
-        let mut all = Objects::default();
-        known.values().for_each(|known| all.extend(&known.objects));
+        let mut asked = Asked::default();
         loop {
             let looked_at = Instant::now();
-            let pause = match self.look(&mut known, &all).await {
+            let pause = match self.look(&mut asked).await {
                 Ok(()) => {
                     self.observer.part("definitions", None);
                     LOOK_EVERY
@@ -111,42 +110,22 @@ impl Definitions {
         }
     }
 
-    fn known(&self) -> BTreeMap<String, Known> {
-        let (catalog, index) =
-            (Arc::clone(&self.catalog.borrow()), Arc::clone(&self.index.borrow()));
-        let known = |product: &Arc<Product>| {
-            let description = &product.description;
-            let known = Known {
-                matched: self.matched.get(product.name())?.clone(),
-                tables: load::tables_of(&index, product.name()),
-                objects: Objects::of(description),
-                definitions: description.definitions.clone(),
-                seen: self.matched.get(product.name())?.catalogue.clone(),
-            };
-            Some((product.name().to_owned(), known))
-        };
-        catalog.ready().filter_map(known).collect()
-    }
-
-    /// One look. Its certificate is that of a barrier answered before the question was sent (R14).
-    async fn look(
-        &mut self,
-        known: &mut BTreeMap<String, Known>,
-        all: &Objects,
-    ) -> Result<(), Error> {
+    /// One look. Its certificate is that of a barrier answered before the question was sent (R14). It holds also for
+    /// who became known after the question: they are cached only from a later barrier on.
+    async fn look(&mut self, asked: &mut Asked) -> Result<(), Error> {
+        asked.follow(&*self.roster.members().await);
         let epoch = self.progress.borrow().epoch;
         let barrier = self.source.barrier().await?;
         let publication = self.source.publication(&self.publication).await?.unwrap_or_default();
-        let found = self.source.catalogue(all).await?;
+        let found = self.source.catalogue(&asked.all).await?;
         if self.progress.borrow().epoch != epoch {
             // What was seen may be another history's.
             return Ok(());
         }
-        for (product, known) in known.iter_mut() {
-            let seen = load::seen(&found.fingerprint(&known.objects), &publication, &known.tables);
-            if seen != known.seen {
-                self.changed(product, known, &publication, &found).await?;
-                known.seen = seen;
+        for (product, known) in &asked.known {
+            let seen = known.seen_in(&found, &publication);
+            if known.seen.as_ref() != Some(&seen) {
+                self.moved(product, known, seen, (&publication, &found)).await?;
             }
         }
         if self.recompute.waits_for_visible() {
@@ -163,14 +142,46 @@ impl Definitions {
         Ok(())
     }
 
-    /// What a product stands on is another than it was: it is marked, and leaves where its analysis holds no more
-    /// or changes of its tables may be missing.
-    async fn changed(
+    /// What a product stands on is another than it was.
+    async fn moved(
         &mut self,
         product: &str,
-        known: &mut Known,
-        publication: &Publication,
-        found: &Catalogue,
+        known: &Arc<Known>,
+        seen: Seen,
+        (publication, found): (&Publication, &Catalogue),
+    ) -> Result<(), Error> {
+        let roster = Arc::clone(&self.roster);
+        let mut members = roster.members().await;
+        if !members.knows(product, known) {
+            return Ok(());
+        }
+        if !known.works {
+            if known.seen.is_some() {
+                members.ask(product);
+                roster.changed();
+            }
+            members.see(product, seen);
+            return Ok(());
+        }
+        let analysed = found.definitions(&known.objects) == known.definitions;
+        if analysed && !known.followed {
+            members.see(product, seen);
+            return Ok(());
+        }
+        self.changed(&mut members, product, known, seen, (publication, found), analysed).await?;
+        self.observer.note(Event::DefinitionChanged { product: product.to_owned() });
+        Ok(())
+    }
+
+    /// The product is marked, and leaves where its analysis holds no more or changes of its tables may be missing.
+    async fn changed(
+        &mut self,
+        members: &mut Members,
+        product: &str,
+        known: &Known,
+        seen: Seen,
+        (publication, found): (&Publication, &Catalogue),
+        analysed: bool,
     ) -> Result<(), Error> {
         // One past what this look could see: the commit that made the change ends at or below it.
         let at = Lsn(found.insert.0 + 1);
@@ -178,19 +189,26 @@ impl Definitions {
             self.recompute.wake_later(Marks { keys: Vec::new(), products: vec![mark] });
         }
         let withdrawn = self.source.withdraw(&self.publication, &known.tables).await?;
-        let analysed = found.definitions(&known.objects) == known.definitions;
-        let membership = publication.identity(&known.tables);
         let followed = known.tables.is_subset(&publication.complete())
-            && known.seen.ends_with(&format!(" {membership}"))
+            && known.seen.as_ref().is_some_and(|before| before.membership == seen.membership)
             && withdrawn.is_empty();
+        let stamp = self.recompute.state_stamp();
         if analysed && followed {
-            known.matched.catalogue =
-                load::seen(&found.fingerprint(&known.objects), publication, &known.tables);
-            self.list(product, &known.matched).await?;
-        } else {
-            self.leave(product).await?;
+            members.see(product, seen);
+            // What is seen now is what a restart compares with; one that has not joined is listed when it has.
+            if let Some(known) = members.known().get(product)
+                && !members.is_joining(product)
+            {
+                let matched = Some(known.matched());
+                self.store.save(&[state::matched(product, matched, stamp)]).await?;
+            }
+            return Ok(());
         }
-        self.observer.note(Event::DefinitionChanged { product: product.to_owned() });
+        self.recompute.ledger().leave(product);
+        self.store.save(&[state::matched(product, None, stamp)]).await?;
+        members.leave(product);
+        members.ask(product);
+        self.roster.changed();
         Ok(())
     }
 
@@ -198,23 +216,5 @@ impl Definitions {
         let Some(at) = self.recompute.ledger().mark_product(product, at) else { return Ok(None) };
         self.store.save(&[state::mark(product, at)]).await?;
         Ok(Some((product.to_owned(), at)))
-    }
-
-    /// What is seen now is what a restart compares with; one that has not joined is listed when it has.
-    async fn list(&self, product: &str, matched: &Matched) -> Result<(), Error> {
-        if !self.recompute.ledger().is_cached(product, Lsn(u64::MAX - 1)) {
-            return Ok(());
-        }
-        let stamp = self.recompute.state_stamp();
-        self.store.save(&[state::matched(product, Some(matched.clone()), stamp)]).await?;
-        Ok(())
-    }
-
-    /// The product is not what was analysed, or not followed: it leaves the list of those matched, durably, and is
-    /// answered uncached until it is analysed anew.
-    async fn leave(&self, product: &str) -> Result<(), Error> {
-        self.recompute.ledger().leave(product);
-        self.store.save(&[state::matched(product, None, self.recompute.state_stamp())]).await?;
-        Ok(())
     }
 }

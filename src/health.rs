@@ -21,6 +21,11 @@ const PARTS: &[(&str, &str, &str)] = &[
     ("slot", "KCK103", "check the role's right to read pg_replication_slots"),
     ("join", "KCK104", "see the log; products that are new are answered uncached meanwhile"),
     (
+        "reload",
+        "KCK301",
+        "see the log; products run as they did until the source can be asked of them",
+    ),
+    (
         "definitions",
         "KCK201",
         "check the role's right to read the catalogue; certificates wait for it",

@@ -15,6 +15,7 @@ use crate::{
         publication::{Publication, Unusable},
     },
     product::{Catalog, Draft, Fault, Product, Slot, build, file},
+    store::state::Seen,
 };
 
 /// Reads the products below `folder`, without asking the source: those that are sound so far, and all faults.
@@ -32,14 +33,14 @@ pub async fn catalog(
     loaded: file::Loaded,
 ) -> Result<Catalog, postgres::Error> {
     let mut catalog = Catalog { products: BTreeMap::new(), faults: loaded.faults };
-    catalog
-        .products
-        .extend(loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken(faults))));
+    catalog.products.extend(
+        loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken { last: None, faults })),
+    );
     for draft in loaded.drafts {
         let name = draft.name.clone();
         let slot = match product(client, draft).await? {
-            Ok(product) => Slot::Ready(Arc::new(product)),
-            Err(faults) => Slot::Broken(faults),
+            Ok(product) => Slot::ready(Arc::new(product)),
+            Err(faults) => Slot::Broken { last: None, faults },
         };
         catalog.products.insert(name, slot);
     }
@@ -57,7 +58,8 @@ pub async fn product(
     let description = match describe::describe(client, &draft.question).await {
         Ok(description) => description,
         Err(describe::DescribeError::Refused(why)) => {
-            return Ok(Err(vec![draft.fault(why.offset, why.message, why.hint)]));
+            let fault = draft.fault(why.offset, why.message, why.hint);
+            return Ok(Err(vec![Fault { sqlstate: why.sqlstate, ..fault }]));
         }
         Err(describe::DescribeError::Source(error)) => return Err(error),
     };
@@ -83,20 +85,26 @@ pub fn index(catalog: &Catalog) -> Index {
 pub fn refuse_unpublished(catalog: &mut Catalog, index: &Index, unusable: &[Unusable]) {
     for table in unusable {
         for product in index.readers(table.table) {
-            let what = format!("table {} cannot be followed: {}", table.name, table.reason);
-            let hint = if table.fix.is_empty() {
-                "read another table".to_owned()
-            } else {
-                format!("run {}", table.fix)
-            };
-            let fault = product.draft.fault(product.draft.question.offset, what, hint);
+            let fault = unfollowed(&product.draft, table);
             match catalog.products.get_mut(product.name()) {
-                Some(Slot::Broken(faults)) => faults.push(fault),
-                Some(slot) => *slot = Slot::Broken(vec![fault]),
+                Some(Slot::Broken { faults, .. }) => faults.push(fault),
+                Some(slot) => *slot = Slot::Broken { last: None, faults: vec![fault] },
                 None => {}
             }
         }
     }
+}
+
+/// Why a product that reads this table cannot be.
+#[must_use]
+pub fn unfollowed(draft: &Draft, table: &Unusable) -> Fault {
+    let what = format!("table {} cannot be followed: {}", table.name, table.reason);
+    let hint = if table.fix.is_empty() {
+        "read another table".to_owned()
+    } else {
+        format!("run {}", table.fix)
+    };
+    draft.fault(draft.question.offset, what, hint)
 }
 
 /// The tables a product's changes come from.
@@ -108,11 +116,10 @@ pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
     tables.map(|(table, _)| *table).collect()
 }
 
-/// All that the stream does not say of what a product reads, as it was seen: its definitions, and the membership of
-/// its tables in the publication (R14). What was seen before and is another now may have hidden changes.
+/// What was seen of a product: its definitions, and its tables in the publication.
 #[must_use]
-pub fn seen(catalogue: &str, publication: &Publication, tables: &BTreeSet<TableId>) -> String {
-    format!("{catalogue} {}", publication.identity(tables))
+pub fn seen(catalogue: &str, publication: &Publication, tables: &BTreeSet<TableId>) -> Seen {
+    Seen { catalogue: catalogue.to_owned(), membership: publication.identity(tables) }
 }
 
 /// A definition and the generation it is matched under, as one fingerprint (R1).

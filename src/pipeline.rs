@@ -57,7 +57,8 @@ async fn receive(
     pipeline: &Pipeline,
 ) -> Result<Infallible, capture::Error> {
     let Pipeline { index, inbox, recompute, progress, observer } = pipeline;
-    let mut matched_by = Arc::clone(&index.borrow());
+    // A transaction is folded by what is published when its first change arrives, all of it (R1).
+    let mut matched_by: Option<Arc<Index>> = None;
     loop {
         inbox.room().await;
         match stream.next().await? {
@@ -67,16 +68,17 @@ async fn receive(
                 let doubts = recompute.ledger().disconnected(received);
                 inbox.doubt(doubts);
                 inbox.opened(at, pid);
+                matched_by = None;
                 progress.send_modify(|progress| progress.connection += 1);
             }
             Delivered::Change(change) => {
                 observer.count(Counter::Changes, 1);
-                inbox.pending().change(&matched_by, &change);
+                let matched_by = matched_by.get_or_insert_with(|| Arc::clone(&index.borrow()));
+                inbox.pending().change(matched_by, &change);
             }
             Delivered::Commit(transaction) => {
                 inbox.commit(&transaction);
-                // Products that join are matched by their rules from the next transaction on (R1).
-                matched_by = Arc::clone(&index.borrow());
+                matched_by = None;
             }
             Delivered::Idle(position) => inbox.idle(position),
         }

@@ -36,6 +36,8 @@ pub struct Refusal {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// Postgres's code; empty where it is not Postgres that refuses.
+    pub sqlstate: String,
 }
 
 /// Why a product has no description.
@@ -204,7 +206,8 @@ fn refused(
     let message = names.fold(said.message().to_owned(), |message, (index, parameter)| {
         message.replace(&format!("${}", index + 1), &format!(":{}", parameter.name))
     });
-    DescribeError::Refused(Refusal { offset, message, hint })
+    let sqlstate = said.code().code().to_owned();
+    DescribeError::Refused(Refusal { offset, message, hint, sqlstate })
 }
 
 /// Syntax, names, rights and types; values; what is not supported; what only reads; schemas; too complex.
@@ -431,6 +434,7 @@ async fn mentioned(
             offset: question.offset,
             message: "nobody can tell which tables it reads".to_owned(),
             hint: "grant kck's role TEMP on the database, or nest the statement less".to_owned(),
+            sqlstate: String::new(),
         }));
     };
     let (relations, functions) = (list(&mentions.relations), list(&mentions.functions));
@@ -466,7 +470,8 @@ async fn tables(
         if !readable {
             let message = format!("kck's role may not read {}.{}", table.schema, table.name);
             let hint = format!("grant select on {}.{} to it", table.schema, table.name);
-            return Err(Failed::Refused(Refusal { offset: question.offset, message, hint }));
+            let (offset, sqlstate) = (question.offset, String::new());
+            return Err(Failed::Refused(Refusal { offset, message, hint, sqlstate }));
         }
         description.tables.push(table);
     }

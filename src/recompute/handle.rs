@@ -16,7 +16,7 @@ use crate::{
     observe::Observer,
     product::{Catalog, Eager, Product, Slot},
     progress::Progress,
-    store::{Error as StoreError, Store},
+    store::{Error as StoreError, Forget, Store},
 };
 
 use super::{
@@ -294,7 +294,7 @@ impl Handle {
     }
 
     fn wake_key(&self, catalog: &Catalog, key: &Key) {
-        let Some(Slot::Ready(product)) = catalog.products.get(key.product()) else { return };
+        let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else { return };
         let eager = match product.draft.policy.eager {
             Eager::Always => true,
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
@@ -324,10 +324,23 @@ impl Handle {
     /// # Errors
     /// When the store does not take the deletion: the key stays tracked, without an entry.
     pub async fn untrack(&self, key: &Key) -> Result<(), StoreError> {
-        let Some(forget) = self.ledger().untrack(key) else { return Ok(()) };
-        self.shared.reserve.ensure(forget.stamp, 0).await?;
-        self.shared.store.forget(std::slice::from_ref(&forget)).await?;
-        self.ledger().forget(&forget);
+        self.untrack_all(std::slice::from_ref(key)).await
+    }
+
+    /// Lets go of many keys in one write.
+    ///
+    /// # Errors
+    /// As [`Handle::untrack`].
+    pub async fn untrack_all(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let forgets: Vec<Forget> = {
+            let mut ledger = self.ledger();
+            keys.iter().filter_map(|key| ledger.untrack(key)).collect()
+        };
+        let Some(highest) = forgets.iter().map(|forget| forget.stamp).max() else { return Ok(()) };
+        self.shared.reserve.ensure(highest, 0).await?;
+        self.shared.store.forget(&forgets).await?;
+        let mut ledger = self.ledger();
+        forgets.iter().for_each(|forget| ledger.forget(forget));
         Ok(())
     }
 

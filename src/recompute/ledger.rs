@@ -14,6 +14,7 @@ use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
     entry::{Fingerprint, Lease, Meta, Stamp},
     key::Key,
+    product::Product,
     store::{Forget, Scanned, Track},
 };
 
@@ -26,6 +27,16 @@ pub struct Terms {
     pub shape: Fingerprint,
     /// Changes are matched for it: its entries can be certified.
     pub certified: bool,
+}
+
+impl Terms {
+    /// Those of a product.
+    #[must_use]
+    pub fn of(product: &Product) -> Self {
+        let policy = &product.draft.policy;
+        let certified = policy.change && policy.expire.is_none();
+        Self { fingerprint: product.fingerprint, shape: product.shape, certified }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +181,20 @@ impl Ledger {
         if let Some(state) = self.products.get_mut(name) {
             (state.left, state.joins) = (true, Lsn(u64::MAX));
         }
+    }
+
+    /// The product is known again, analysed anew or refused: it is answered uncached until it has joined, and its
+    /// entries may stand in as stale.
+    pub fn come_back(&mut self, name: &str) {
+        if let Some(state) = self.products.get_mut(name) {
+            (state.left, state.joins) = (false, Lsn(u64::MAX));
+        }
+    }
+
+    /// There is no such product any more, and no key of it.
+    pub fn drop_product(&mut self, name: &str) {
+        self.products.remove(name);
+        self.by_product.remove(name);
     }
 
     /// Whether the product is not what was analysed: its entries are no answers any more.
@@ -716,6 +741,18 @@ mod tests {
         ledger.leave("p");
         assert!(!ledger.joins("p", Lsn(7)));
         assert!(!ledger.is_cached("p", Lsn(100)));
+    }
+
+    #[test]
+    fn one_that_comes_back_stands_in_until_it_has_joined() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        kept(&mut ledger, &key, 10, 5000, 1);
+        ledger.leave("p");
+        ledger.product("p", terms(2), Position::default());
+        ledger.come_back("p");
+        assert!(!ledger.has_left("p") && !ledger.is_cached("p", Lsn(100)));
+        assert_eq!(fresh(&ledger, &key), Some(false), "it is of another definition");
+        assert!(ledger.joins("p", Lsn(7)) && ledger.is_cached("p", Lsn(7)));
     }
 
     #[test]
