@@ -1,6 +1,6 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ use crate::{
     serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
     store::{
         self, Forget, Store,
-        state::{self, Matched, Seen, State},
+        state::{self, Matched, State},
     },
 };
 
@@ -187,7 +187,7 @@ fn join_at_start(
     let matched = catalog.ready().filter(|product| product.draft.policy.change);
     let means = |product: &Arc<Product>| {
         let tables = load::tables_of(index, product.name());
-        let seen = load::seen(&product.description.catalogue, &resumed.publication, &tables);
+        let seen = load::seen(product, &resumed.publication, &tables);
         (product.name().to_owned(), (product.fingerprint, seen))
     };
     let wanted = matched.map(means).collect();
@@ -219,8 +219,7 @@ fn members(catalog: &Catalog, index: &Index, joins: &Joins, resumed: &Resumed) -
                 Known::new(product, index, *definition, *generation, seen.clone())
             }
             None => {
-                let catalogue = product.description.catalogue.clone();
-                let seen = Seen { catalogue, ..Seen::default() };
+                let seen = load::seen(product, &resumed.publication, &BTreeSet::new());
                 Known::new(product, index, product.fingerprint, 0, seen)
             }
         };
@@ -401,6 +400,8 @@ fn spawn(
     )));
     let definitions = Definitions {
         source: Housekeeping::new(Arc::clone(&parts.source)),
+        describer: Housekeeping::new(Arc::clone(&parts.source)),
+        catalog: parts.catalog.subscribe(),
         roster: Arc::clone(&parts.roster),
         publication: parts.names.publication.clone(),
         recompute: parts.recompute.clone(),

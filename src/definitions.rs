@@ -17,9 +17,10 @@ use crate::{
     postgres::{
         Error as SourceError, Housekeeping,
         catalogue::{Catalogue, Objects},
-        describe_chain,
+        describe, describe_chain,
         publication::Publication,
     },
+    product::{Catalog, Slot},
     progress::{Certificate, Progress},
     recompute::{self, Marks},
     roster::{Known, Members, Roster},
@@ -33,6 +34,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While somebody waits for a certificate.
 const HASTENED_EVERY: Duration = Duration::from_millis(50);
+/// For finding out whether products outlast columns that came; past it they are analysed anew.
+const DESCRIBE_AT_MOST: Duration = Duration::from_secs(1);
 /// While the source or the store is away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -40,7 +43,11 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 pub struct Definitions {
     /// Questions to the source.
     pub source: Housekeeping,
-    /// The products as they were analysed.
+    /// For descriptions, which may wait for locks.
+    pub describer: Housekeeping,
+    /// The products themselves.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// What they stand on.
     pub roster: Arc<Roster>,
     /// Marks and readers.
     pub recompute: recompute::Handle,
@@ -62,12 +69,23 @@ enum Error {
     Store(#[from] crate::store::Error),
 }
 
+/// What one look found.
+struct Look {
+    publication: Publication,
+    found: Catalogue,
+    /// Where the log was before the look before.
+    last: Lsn,
+    describe_until: Instant,
+}
+
 /// Everyone, as they were when they last changed.
 #[derive(Default)]
 struct Asked {
     count: Option<u64>,
     known: BTreeMap<String, Arc<Known>>,
     all: Objects,
+    /// A look that was sent at this position found everything as it is known, or noted what was not.
+    last: Lsn,
 }
 
 impl Asked {
@@ -77,7 +95,8 @@ impl Asked {
         }
         let mut all = Objects::default();
         members.known().values().for_each(|known| all.extend(&known.objects));
-        *self = Self { count: Some(members.count()), known: members.known().clone(), all };
+        let (count, known) = (Some(members.count()), members.known().clone());
+        *self = Self { count, known, all, last: self.last };
     }
 }
 
@@ -122,12 +141,19 @@ impl Definitions {
             // What was seen may be another history's.
             return Ok(());
         }
+        let look = Look {
+            publication,
+            found,
+            last: asked.last,
+            describe_until: Instant::now() + DESCRIBE_AT_MOST,
+        };
         for (product, known) in &asked.known {
-            let seen = known.seen_in(&found, &publication);
+            let seen = known.seen_in(&look.found, &look.publication);
             if known.seen.as_ref() != Some(&seen) {
-                self.moved(product, known, seen, (&publication, &found)).await?;
+                self.moved(product, known, seen, &look).await?;
             }
         }
+        asked.last = barrier.insert;
         if self.recompute.waits_for_visible() {
             // On an idle source only kck's own message lets V pass what was marked here.
             self.source.nudge().await?;
@@ -142,14 +168,16 @@ impl Definitions {
         Ok(())
     }
 
-    /// What a product stands on is another than it was.
+    /// What a product stands on is another than it was: it is marked, and leaves where its analysis holds no more or
+    /// changes of its tables may be missing.
     async fn moved(
         &mut self,
         product: &str,
         known: &Arc<Known>,
         seen: Seen,
-        (publication, found): (&Publication, &Catalogue),
+        look: &Look,
     ) -> Result<(), Error> {
+        let Look { publication, found, .. } = look;
         let roster = Arc::clone(&self.roster);
         let mut members = roster.members().await;
         if !members.knows(product, known) {
@@ -164,27 +192,18 @@ impl Definitions {
             return Ok(());
         }
         let analysed = found.definitions(&known.objects) == known.definitions;
-        if analysed && !known.followed {
+        if analysed && !known.followed && !known.grew(&seen) {
             members.see(product, seen);
             return Ok(());
         }
-        self.changed(&mut members, product, known, seen, (publication, found), analysed).await?;
-        self.observer.note(Event::DefinitionChanged { product: product.to_owned() });
-        Ok(())
-    }
-
-    /// The product is marked, and leaves where its analysis holds no more or changes of its tables may be missing.
-    async fn changed(
-        &mut self,
-        members: &mut Members,
-        product: &str,
-        known: &Known,
-        seen: Seen,
-        (publication, found): (&Publication, &Catalogue),
-        analysed: bool,
-    ) -> Result<(), Error> {
         // One past what this look could see: the commit that made the change ends at or below it.
         let at = Lsn(found.insert.0 + 1);
+        let grown = known.grew(&seen);
+        if grown && self.outlasts(product, look).await {
+            self.mark_suspects(product, look.last, at).await?;
+            members.see(product, seen);
+            return Ok(());
+        }
         if let Some(mark) = self.mark(product, at).await? {
             self.recompute.wake_later(Marks { keys: Vec::new(), products: vec![mark] });
         }
@@ -192,23 +211,63 @@ impl Definitions {
         let followed = known.tables.is_subset(&publication.complete())
             && known.seen.as_ref().is_some_and(|before| before.membership == seen.membership)
             && withdrawn.is_empty();
-        let stamp = self.recompute.state_stamp();
-        if analysed && followed {
-            members.see(product, seen);
-            // What is seen now is what a restart compares with; one that has not joined is listed when it has.
-            if let Some(known) = members.known().get(product)
-                && !members.is_joining(product)
-            {
-                let matched = Some(known.matched());
-                self.store.save(&[state::matched(product, matched, stamp)]).await?;
-            }
-            return Ok(());
+        if analysed && followed && !grown {
+            self.stays(&mut members, product, seen).await?;
+        } else {
+            self.leaves(&mut members, product).await?;
         }
+        self.observer.note(Event::DefinitionChanged { product: product.to_owned() });
+        Ok(())
+    }
+
+    /// What is seen now is what a restart compares with; one that has not joined is listed when it has.
+    async fn stays(&self, members: &mut Members, product: &str, seen: Seen) -> Result<(), Error> {
+        members.see(product, seen);
+        if let Some(known) = members.known().get(product)
+            && !members.is_joining(product)
+        {
+            let (matched, stamp) = (Some(known.matched()), self.recompute.state_stamp());
+            self.store.save(&[state::matched(product, matched, stamp)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Its analysis holds no more, or changes of its tables may be missing: it leaves the list of those matched,
+    /// durably, and is answered uncached until it is analysed anew.
+    async fn leaves(&self, members: &mut Members, product: &str) -> Result<(), Error> {
         self.recompute.ledger().leave(product);
+        let stamp = self.recompute.state_stamp();
         self.store.save(&[state::matched(product, None, stamp)]).await?;
         members.leave(product);
         members.ask(product);
         self.roster.changed();
+        Ok(())
+    }
+
+    /// Whether a product means the same though columns came to what it reads. Where that cannot be said soon, it does
+    /// not.
+    async fn outlasts(&mut self, product: &str, look: &Look) -> bool {
+        let slot = self.catalog.borrow().products.get(product).cloned();
+        let Some(running) = slot.as_ref().and_then(Slot::product) else { return false };
+        let describe = async {
+            let client = self.describer.client().await.ok()?;
+            describe::describe(client, &running.draft.question).await.ok()
+        };
+        let described = tokio::time::timeout_at(look.describe_until.into(), describe).await;
+        if described.is_err() {
+            self.describer.hang_up();
+        }
+        described.ok().flatten().is_some_and(|grown| running.description.outlasts(&grown))
+    }
+
+    /// It means what it meant, but may have meant something else for a moment since the last look: what was computed
+    /// since then is.
+    async fn mark_suspects(&self, product: &str, last: Lsn, at: Lsn) -> Result<(), Error> {
+        let suspects = self.recompute.computed_after(product, last);
+        let suspects = suspects.into_iter().map(|key| (key, at)).collect();
+        let marks = self.recompute.mark(&suspects, &BTreeMap::new());
+        self.store.mark(&marks.keys).await?;
+        self.recompute.wake_later(marks);
         Ok(())
     }
 

@@ -170,6 +170,8 @@ pub struct Description {
     /// `pg_rewrite.ev_action` of the temporary view in which parameter N (from 1) is written
     /// `current_setting('kck.pN')::type`. `None` where no temporary view could be made.
     pub tree: Option<String>,
+    /// Its text as Postgres writes it: stars expanded, every column qualified. There is one where there is a tree.
+    pub canonical: Option<String>,
     /// Why there is no tree, for people.
     pub note: Option<String>,
     /// `pg_rewrite.ev_action` of every view read: view oid → tree. Tables that come in only through a
@@ -189,4 +191,37 @@ pub struct Description {
     /// A hash over all that the stream does not say of the objects read, definitions included: see
     /// `sql/postgres/catalogue.sql`. It also moves when rows change silently (TRUNCATE of a partition).
     pub catalogue: String,
+    /// A hash over the columns that came to the tables read since they were described.
+    pub growth: String,
+}
+
+impl Description {
+    /// Whether the statement means the same, described again after columns came to what it reads and nothing else
+    /// about it moved. What is not certain is another meaning.
+    #[must_use]
+    pub fn outlasts(&self, grown: &Self) -> bool {
+        let bare = |description: &Self| {
+            let bare = |table: &Table| Table { columns: BTreeMap::new(), ..table.clone() };
+            description.tables.iter().map(bare).collect::<Vec<_>>()
+        };
+        // A whole row has the new columns, under the same text.
+        let whole = |tree: &String| tree.contains(":varattno 0 ");
+        let plain = |function: &Function| {
+            function.schema == "pg_catalog"
+                || matches!(function.language.as_str(), "internal" | "c")
+        };
+        self.canonical.is_some()
+            && self.canonical == grown.canonical
+            && self.parameters == grown.parameters
+            && self.columns == grown.columns
+            && self.view_trees == grown.view_trees
+            && self.functions == grown.functions
+            && self.equalities == grown.equalities
+            && self.nondeterministic_collations == grown.nondeterministic_collations
+            && bare(self) == bare(grown)
+            && !self.tree.iter().chain(self.view_trees.values()).any(whole)
+            // The bodies of others are read anew whenever they are called.
+            && self.functions.iter().all(plain)
+            && !self.tables.iter().any(|table| table.row_security)
+    }
 }

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     change::TableId,
     depend::{self, Index},
+    description::Description,
     entry::Fingerprint,
     postgres::{
         self, Client, describe,
@@ -116,10 +117,21 @@ pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
     tables.map(|(table, _)| *table).collect()
 }
 
-/// What was seen of a product: its definitions, and its tables in the publication.
+/// What its analysis saw of a product, and its tables in this publication where it is followed.
 #[must_use]
-pub fn seen(catalogue: &str, publication: &Publication, tables: &BTreeSet<TableId>) -> Seen {
-    Seen { catalogue: catalogue.to_owned(), membership: publication.identity(tables) }
+pub fn seen(product: &Product, publication: &Publication, tables: &BTreeSet<TableId>) -> Seen {
+    let Description { catalogue, growth, .. } = &product.description;
+    Seen {
+        catalogue: catalogue.clone(),
+        growth: growth.clone(),
+        membership: membership(product.draft.policy.change, publication, tables),
+    }
+}
+
+/// Of tables in a publication; nothing for a product that follows no changes.
+#[must_use]
+pub fn membership(followed: bool, publication: &Publication, tables: &BTreeSet<TableId>) -> String {
+    if followed { publication.identity(tables) } else { String::new() }
 }
 
 /// A definition and the generation it is matched under, as one fingerprint (R1).

@@ -24,7 +24,10 @@ use crate::{
     load,
     observe::Event,
     parts::Parts,
-    postgres::{Client, Error as SourceError, describe_chain, publication},
+    postgres::{
+        Client, Error as SourceError, describe_chain,
+        publication::{self, Publication},
+    },
     product::{Draft, Fault, Product, Slot, files::Files},
     recompute::ledger::Terms,
     roster::Known,
@@ -104,7 +107,7 @@ async fn told(hangups: &mut Option<Signal>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// What to ask the source of a product, and what is wrong without asking.
@@ -184,9 +187,15 @@ impl Reload {
             all = tokio::select! {
                 () = told(&mut hangups) => true,
                 () = roster.was_asked() => false,
-                () = tokio::time::sleep(LOOK_EVERY) => false,
+                () = tokio::time::sleep(self.pause()) => false,
             };
         }
+    }
+
+    fn pause(&self) -> Duration {
+        let now = Instant::now();
+        let waits = self.due.values().all(|due| due.at > now);
+        if waits { LOOK_EVERY } else { Duration::ZERO }
     }
 
     /// Gathers what has moved.
@@ -224,19 +233,24 @@ impl Reload {
                     self.due.remove(&name);
                 }
                 Ok(false) => self.later(&name),
-                Err(error) => {
+                Err(error @ (Error::Source(_) | Error::Store(_))) => {
                     self.later(&name);
                     trouble = Some(describe_chain(&error));
-                    if matches!(error, Error::Source(_) | Error::Store(_)) {
-                        break;
-                    }
+                    break;
+                }
+                // It runs as it did, or is answered uncached; others go on.
+                Err(error) => {
+                    self.later(&name);
+                    tracing::warn!(product = name, error = describe_chain(&error), "loaded later");
                 }
             }
         }
-        if self.surplus && trouble.is_none() {
-            trouble = self.retire().await.err().map(|error| describe_chain(&error));
-        }
         self.parts.observer.part("reload", trouble);
+        if self.surplus
+            && let Err(error) = self.retire().await
+        {
+            tracing::warn!(error = describe_chain(&error), "the publication keeps tables for now");
+        }
     }
 
     fn later(&mut self, name: &str) {
@@ -287,7 +301,7 @@ impl Reload {
             Err(faults) => return Ok(Err(faults)),
         };
         if !product.draft.policy.change {
-            let seen = Seen { catalogue: product.description.catalogue.clone(), ..Seen::default() };
+            let seen = load::seen(&product, &Publication::default(), &BTreeSet::new());
             let index = index.without(product.name());
             return Ok(Ok(Analysed { product, index, seen }));
         }
@@ -311,7 +325,7 @@ impl Reload {
             return Ok(Err(faults));
         }
         let publication = publication::publication(client, &name).await?.unwrap_or_default();
-        let seen = load::seen(&shared.description.catalogue, &publication, &tables);
+        let seen = load::seen(&shared, &publication, &tables);
         // Also those that were published for another draft are not known to the connection.
         self.parts.roster.members().await.publish(&ensured.added);
         if !tables.is_subset(&publication.complete()) {

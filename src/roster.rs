@@ -86,12 +86,19 @@ impl Known {
     /// What one look says of it.
     #[must_use]
     pub fn seen_in(&self, found: &Catalogue, publication: &Publication) -> Seen {
-        let catalogue = found.fingerprint(&self.objects);
-        if self.followed {
-            load::seen(&catalogue, publication, &self.tables)
-        } else {
-            Seen { catalogue, ..Seen::default() }
+        Seen {
+            catalogue: found.fingerprint(&self.objects),
+            growth: found.growth(&self.objects),
+            membership: load::membership(self.followed, publication, &self.tables),
         }
+    }
+
+    /// Whether nothing moved but that columns came.
+    #[must_use]
+    pub fn grew(&self, seen: &Seen) -> bool {
+        self.seen.as_ref().is_some_and(|before| {
+            before.catalogue == seen.catalogue && before.membership == seen.membership
+        })
     }
 
     /// What is listed of it while it is matched.

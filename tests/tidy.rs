@@ -30,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("advance", &["capture", "depend", "postgres", "recompute", "store"]),
     ("pipeline", &["advance", "capture", "depend", "recompute"]),
     ("join", &["capture", "postgres", "recompute", "roster", "store"]),
-    ("definitions", &["postgres", "recompute", "roster", "store"]),
+    ("definitions", &["postgres", "product", "recompute", "roster", "store"]),
     ("load", &["depend", "postgres", "product", "store"]),
     ("roster", &["depend", "load", "postgres", "product", "store"]),
     ("resume", &["postgres", "store"]),

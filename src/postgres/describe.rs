@@ -241,6 +241,7 @@ async fn in_transaction(
 struct View {
     oid: u32,
     tree: String,
+    canonical: String,
 }
 
 async fn make_view(
@@ -270,8 +271,9 @@ async fn make_view(
         transaction.query_one("select $1::text::regclass::oid", &[&VIEW]).await.map_err(fail)?;
     let oid: u32 = row.try_get(0).map_err(fail)?;
     let sql = include_str!("../../sql/postgres/describe_view.sql");
-    let tree = transaction.query_one(sql, &[&oid]).await.map_err(fail)?.try_get(0).map_err(fail)?;
-    Ok(View { oid, tree })
+    let row = transaction.query_one(sql, &[&oid]).await.map_err(fail)?;
+    let (tree, canonical) = (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
+    Ok(View { oid, tree, canonical })
 }
 
 async fn read(
@@ -289,7 +291,11 @@ async fn read(
         None => mentioned(transaction, question, &mut reads).await?,
     }
     close(transaction, &mut reads).await?;
-    let mut description = Description { tree: view.map(|view| view.tree.clone()), ..base.clone() };
+    let mut description = Description {
+        tree: view.map(|view| view.tree.clone()),
+        canonical: view.map(|view| view.canonical.clone()),
+        ..base.clone()
+    };
     tables(transaction, question, &reads, &mut description).await?;
     functions(transaction, &reads, &mut description).await?;
     operators(transaction, &reads, &mut description).await?;
@@ -300,6 +306,7 @@ async fn read(
         .map_err(Failed::Source)?;
     description.catalogue = catalogue.fingerprint(&objects);
     description.definitions = catalogue.definitions(&objects);
+    description.growth = catalogue.growth(&objects);
     Ok(description)
 }
 

@@ -255,6 +255,15 @@ impl Handle {
         Marks { keys, products: products.iter().filter_map(whole).collect() }
     }
 
+    /// The keys of a product that were computed by a statement that saw more of the log than this, or are being.
+    #[must_use]
+    pub fn computed_after(&self, product: &str, insert: Lsn) -> Vec<Key> {
+        // Those that run first: whichever ends meanwhile has an entry.
+        let mut keys: Vec<Key> = self.queue().running_of(product).cloned().collect();
+        keys.extend(self.ledger().computed_after(product, insert).cloned());
+        keys
+    }
+
     /// What is read or watched is computed again once V has passed these marks.
     pub fn wake_later(&self, marks: Marks) {
         self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).push(marks);

@@ -250,6 +250,14 @@ impl Ledger {
         self.by_product.get(product).into_iter().flatten()
     }
 
+    /// The keys of a product whose statement saw more of the source's log than this.
+    pub fn computed_after(&self, product: &str, insert: Lsn) -> impl Iterator<Item = &Key> {
+        self.keys_of(product).filter(move |key| {
+            let entry = self.keys.get(*key).and_then(|tracked| tracked.entry.as_ref());
+            entry.is_some_and(|meta| meta.insert > insert)
+        })
+    }
+
     /// Lets a key in, before its statement begins (R4). A track record still to be written comes back.
     pub fn track(&mut self, key: &Key) -> (Lease, Option<Track>) {
         if let Some(tracked) = self.keys.get_mut(key) {

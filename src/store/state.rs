@@ -47,6 +47,8 @@ pub struct Matched {
 pub struct Seen {
     /// A hash over the definitions of what it reads.
     pub catalogue: String,
+    /// A hash over the columns that came to its tables since.
+    pub growth: String,
     /// Tells the membership of its tables in the publication from every other that they ever had.
     pub membership: String,
 }
@@ -124,7 +126,8 @@ impl State {
                         let seen = Seen {
                             catalogue: word(2)?.to_owned(),
                             // Not there in what an earlier version wrote: it is seen anew then.
-                            membership: word(3).unwrap_or_default().to_owned(),
+                            growth: word(3).unwrap_or_default().to_owned(),
+                            membership: word(4).unwrap_or_default().to_owned(),
                         };
                         let matched = Matched { definition, generation, seen };
                         state.matched.insert(product.to_owned(), matched);
@@ -170,8 +173,8 @@ pub fn mark(product: &str, position: Position) -> StateCell {
 #[must_use]
 pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell {
     let text = matched.map(|Matched { definition, generation, seen }| {
-        let Seen { catalogue, membership } = seen;
-        format!("{}\n{generation}\n{catalogue}\n{membership}", hex(definition))
+        let Seen { catalogue, growth, membership } = seen;
+        format!("{}\n{generation}\n{catalogue}\n{growth}\n{membership}", hex(definition))
     });
     StateCell { name: format!("{MATCHED}{product}"), value: text.map(Bytes::from), stamp }
 }
@@ -252,7 +255,11 @@ mod tests {
                 Matched {
                     definition: Fingerprint([7; 16]),
                     generation: 12,
-                    seen: Seen { catalogue: "c".into(), membership: "5 6,none".into() },
+                    seen: Seen {
+                        catalogue: "c".into(),
+                        growth: "g".into(),
+                        membership: "5 6,none".into(),
+                    },
                 },
             )]
             .into(),

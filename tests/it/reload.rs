@@ -439,6 +439,55 @@ fn an_index_touches_nothing() {
     });
 }
 
+/// Goal: a column that a product does not read is nothing to it, and one that it reads by a star, as a part of a row, or
+/// by a name that meant another column before, is. Method: columns come to a table that is read in all these ways.
+#[test]
+fn a_column_that_nobody_reads_touches_nothing() {
+    run(async {
+        let (database, project) = shop("columns", Store::Embedded).await;
+        database.run("create table pairs (a bigint primary key, b bigint not null); insert into pairs values (7, 1)").await;
+        project
+            .product("star", "select * from others")
+            .product("row", "/* kck\nresult = \"value\"\n*/\nselect to_jsonb(o) from others o")
+            .product(
+                "captured",
+                "/* kck\nresult = \"value\"\n*/\nselect (select max(b) from others) from pairs",
+            );
+        let kck = project.start().await;
+        let mut want = json!({"id": 1, "n": 7});
+        for round in ["b", "c"] {
+            kck.kept("sum_of/1", &json!(3)).await;
+            kck.kept("others", &json!(7)).await;
+            kck.kept("star", &json!([want])).await;
+            kck.kept("row", &want).await;
+            kck.kept("captured", &if round == "b" { json!(1) } else { json!(20) }).await;
+            let both =
+                || (identity(&kck, "sum_of", "sum_of/1"), identity(&kck, "others", "others"));
+            // A look that saw all that was computed: what comes after it can be told from what was before.
+            let position = database.commit("select 1").await;
+            kck.at_least("others", &position).await;
+            let before = both();
+            let mut events = kck.observer.subscribe();
+            let ddl = format!("alter table others add column {round} bigint not null default 20");
+            let position = database.commit(&ddl).await;
+            let reply = kck.at_least("others", &position).await;
+            assert_eq!((reply.value(), reply.header("kck-source")), (json!(7), "wait"));
+            assert_eq!(both(), before);
+            want[round] = json!(20);
+            for name in ["row", "star"] {
+                loaded(&mut events, name).await;
+            }
+            let position = database.commit("update items set n = n").await;
+            assert_eq!(kck.at_least("captured", &position).await.value(), json!(20));
+            assert_eq!(kck.at_least("star", &position).await.value(), json!([want]));
+            assert_eq!(kck.at_least("row", &position).await.value(), want);
+        }
+        let position = database.commit("update others set n = 8").await;
+        assert_eq!(kck.at_least("others", &position).await.value(), json!(8));
+        kck.stop().await;
+    });
+}
+
 /// Goal: definitions may move while rows do. Method: a writer never pauses; a view is replaced again and again by one
 /// over another table, a column is added and renamed, files are edited; at the end every key equals its SQL.
 #[test]
