@@ -412,7 +412,8 @@ fn spawn(
     tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
     let reload = Reload::new(Arc::clone(&parts), files);
     tasks.spawn(until(shutdown.clone(), succeeding(reload.run())));
-    let health = health::keep(parts.observer.subscribe(), parts.health.clone());
+    let health =
+        health::keep(parts.observer.subscribe(), parts.catalog.subscribe(), parts.health.clone());
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
     tasks.spawn(follow::run(parts, first, shutdown.clone()));
     App { address, context, shutdown, tasks }

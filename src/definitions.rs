@@ -154,6 +154,7 @@ impl Definitions {
             }
         }
         asked.last = barrier.insert;
+        self.describer.hang_up();
         if self.recompute.waits_for_visible() {
             // On an idle source only kck's own message lets V pass what was marked here.
             self.source.nudge().await?;
@@ -186,7 +187,7 @@ impl Definitions {
         if !known.works {
             if known.seen.is_some() {
                 members.ask(product);
-                roster.changed();
+                roster.wake_reload();
             }
             members.see(product, seen);
             return Ok(());
@@ -240,7 +241,7 @@ impl Definitions {
         self.store.save(&[state::matched(product, None, stamp)]).await?;
         members.leave(product);
         members.ask(product);
-        self.roster.changed();
+        self.roster.wake_reload();
         Ok(())
     }
 

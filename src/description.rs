@@ -225,3 +225,71 @@ impl Description {
             && !self.tables.iter().any(|table| table.row_security)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described() -> Description {
+        let table = Table {
+            id: TableId(16_384),
+            schema: "public".into(),
+            name: "t".into(),
+            kind: 'r',
+            persistence: 'p',
+            system: false,
+            row_security: false,
+            identity: true,
+            indirect: false,
+            columns: BTreeMap::from([(1, ("id".into(), 20))]),
+        };
+        Description {
+            canonical: Some(" SELECT t.id FROM t".into()),
+            tree: Some("{VAR :varno 1 :varattno 1 }".into()),
+            tables: vec![table],
+            ..Description::default()
+        }
+    }
+
+    #[test]
+    fn a_statement_outlasts_columns_that_it_does_not_read() {
+        let mut grown = described();
+        grown.tables[0].columns.insert(2, ("x".into(), 25));
+        let others = Description { growth: "g".into(), catalogue: "c".into(), ..grown };
+        assert!(described().outlasts(&others));
+    }
+
+    #[test]
+    fn what_is_not_certain_is_another_meaning() {
+        let function = |language: &str| Function {
+            oid: 16_400,
+            schema: "public".into(),
+            name: "f".into(),
+            volatility: 'i',
+            language: language.into(),
+        };
+        let changes: [fn(&mut Description); 4] = [
+            |description| description.canonical = Some(" SELECT t.x FROM t".into()),
+            |description| description.canonical = None,
+            |description| description.tables[0].kind = 'v',
+            |description| {
+                description.view_trees.insert(16_385, "{VAR :varattno 1 }".into());
+            },
+        ];
+        for change in changes {
+            let mut grown = described();
+            change(&mut grown);
+            assert!(!described().outlasts(&grown), "{grown:?}");
+        }
+        let same = |change: &dyn Fn(&mut Description)| {
+            let mut both = described();
+            change(&mut both);
+            both.outlasts(&both.clone())
+        };
+        assert!(same(&|description| description.functions.push(function("internal"))));
+        assert!(!same(&|description| description.functions.push(function("sql"))));
+        assert!(!same(&|description| description.tree = Some("{VAR :varattno 0 }".into())));
+        assert!(!same(&|description| description.tables[0].row_security = true));
+        assert!(!same(&|description| description.canonical = None));
+    }
+}

@@ -308,6 +308,6 @@ async fn join_again(parts: &Parts, resumed: &Resumed) -> Result<(), Failure> {
         }
     }
     parts.store.save(&cells).await?;
-    parts.roster.changed();
+    parts.roster.wake_joiners();
     Ok(())
 }

@@ -182,15 +182,15 @@ impl Joining {
         self.observer.reach(Point::Join).await;
         let stamp = self.recompute.state_stamp();
         self.store.save(&[state::matched(product, Some(known.matched()), stamp)]).await?;
-        {
+        let keys = {
             let mut ledger = self.recompute.ledger();
             ledger.mark_product(product, until);
             ledger.joins(product, until);
-        }
+            ledger.keys_of(product).map(|key| (key.clone(), position)).collect()
+        };
         members.joined(product);
-        // What is read or watched is computed as soon as it is kept.
-        let products = vec![(product.to_owned(), position)];
-        self.recompute.wake_later(Marks { keys: Vec::new(), products });
+        // What was kept before, and is read or watched, is computed as soon as it is kept again.
+        self.recompute.wake_later(Marks { keys, products: Vec::new() });
         self.observer.note(Event::ProductJoined { product: product.to_owned(), until });
         Ok(())
     }

@@ -26,7 +26,7 @@ use crate::{
     parts::Parts,
     postgres::{
         Client, Error as SourceError, describe_chain,
-        publication::{self, Publication},
+        publication::{self, Publication, Unusable},
     },
     product::{Draft, Fault, Product, Slot, files::Files},
     recompute::ledger::Terms,
@@ -45,6 +45,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(8);
 /// Products settled between two looks at the files, at most.
 const SETTLED_AT_ONCE: usize = 100;
+/// Of all products together, tries of what the source refuses come at least this far apart.
+const RETRY_EACH: Duration = Duration::from_millis(50);
 /// Keys let go of in one write.
 const FORGET_AT_ONCE: usize = 1000;
 
@@ -83,8 +85,10 @@ impl Due {
         Self { at: Instant::now(), pause: RETRY_FIRST }
     }
 
-    fn later(self) -> Self {
-        Self { at: Instant::now() + self.pause, pause: (self.pause * 2).min(RETRY_MOST) }
+    /// One of `all` that are due.
+    fn later(self, all: usize) -> Self {
+        let each = RETRY_EACH * u32::try_from(all).unwrap_or(u32::MAX);
+        Self { at: Instant::now() + self.pause.max(each), pause: (self.pause * 2).min(RETRY_MOST) }
     }
 }
 
@@ -93,9 +97,12 @@ pub(crate) struct Reload {
     parts: Arc<Parts>,
     client: Option<(Client, u64)>,
     files: Files,
+    looked_at: Instant,
     due: BTreeMap<String, Due>,
     /// Products of which every key must go: they are no more, or their keys mean something else.
     rubbish: BTreeSet<String>,
+    /// Tables that may have been published, though nothing was heard of it.
+    unsure: BTreeSet<TableId>,
     /// The publication may have tables that nobody reads any more.
     surplus: bool,
 }
@@ -168,11 +175,19 @@ impl Reload {
         let broken = |(name, slot): (&String, &Slot)| {
             let refused =
                 matches!(slot, Slot::Broken { .. }) && matches!(files.said(name), Some(Ok(_)));
-            refused.then(|| (name.clone(), Due::now().later()))
+            refused.then(|| (name.clone(), Due::now().later(1)))
         };
         let due = parts.catalog.borrow().products.iter().filter_map(broken).collect();
-        let rubbish = BTreeSet::new();
-        Self { parts, client: None, files, due, rubbish, surplus: false }
+        Self {
+            parts,
+            client: None,
+            files,
+            looked_at: Instant::now(),
+            due,
+            rubbish: BTreeSet::new(),
+            unsure: BTreeSet::new(),
+            surplus: false,
+        }
     }
 
     /// Looks at files every second, at once when told by SIGHUP or by whoever sees definitions move; for as long as
@@ -181,7 +196,11 @@ impl Reload {
         let mut hangups = signal(SignalKind::hangup()).ok();
         let mut all = false;
         loop {
-            self.look(all).await;
+            if all || self.looked_at.elapsed() >= LOOK_EVERY {
+                self.look(all).await;
+            }
+            let asked = self.parts.roster.members().await.asked();
+            self.due.extend(asked.into_iter().map(|name| (name, Due::now())));
             self.settle_due().await;
             let roster = Arc::clone(&self.parts.roster);
             all = tokio::select! {
@@ -195,7 +214,7 @@ impl Reload {
     fn pause(&self) -> Duration {
         let now = Instant::now();
         let waits = self.due.values().all(|due| due.at > now);
-        if waits { LOOK_EVERY } else { Duration::ZERO }
+        if waits { LOOK_EVERY.saturating_sub(self.looked_at.elapsed()) } else { Duration::ZERO }
     }
 
     /// Gathers what has moved.
@@ -205,11 +224,14 @@ impl Reload {
             let moved = files.look(all);
             (files, moved)
         });
-        // A panic of the look is one of kck: it goes on to whoever waits for this task.
-        let (files, moved) = looked.await.expect("looking at files does not panic");
-        self.files = files;
-        let asked = self.parts.roster.members().await.asked();
-        self.due.extend(moved.into_iter().chain(asked).map(|name| (name, Due::now())));
+        let (files, moved) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        };
+        (self.files, self.looked_at) = (files, Instant::now());
+        self.due.extend(moved.into_iter().map(|name| (name, Due::now())));
         if all {
             self.due.values_mut().for_each(|due| *due = Due::now());
         }
@@ -251,11 +273,15 @@ impl Reload {
         {
             tracing::warn!(error = describe_chain(&error), "the publication keeps tables for now");
         }
+        if self.due.is_empty() {
+            self.client = None;
+        }
     }
 
     fn later(&mut self, name: &str) {
+        let all = self.due.len();
         if let Some(due) = self.due.get_mut(name) {
-            *due = due.later();
+            *due = due.later(all);
         }
     }
 
@@ -293,10 +319,8 @@ impl Reload {
         draft: Draft,
         _publishing: &MutexGuard<'_, ()>,
     ) -> Result<Result<Analysed, Vec<Fault>>, Error> {
-        let (name, index) =
-            (self.parts.names.publication.clone(), Arc::clone(&self.parts.index.borrow()));
-        let client = self.client().await?;
-        let product = match load::product(client, draft).await? {
+        let index = Arc::clone(&self.parts.index.borrow());
+        let product = match load::product(self.client().await?, draft).await? {
             Ok(product) => product,
             Err(faults) => return Ok(Err(faults)),
         };
@@ -309,25 +333,22 @@ impl Reload {
         let next = index.with(&shared);
         let tables = load::tables_of(&next, shared.name());
         let wanted: BTreeSet<TableId> = index.tables().chain(tables.iter().copied()).collect();
-        let ensured = match publication::ensure_publication(client, &name, &wanted).await {
+        let (publication, unusable) = match self.publish(&wanted).await {
             // The table's owner must help; others go on.
-            Err(SourceError::Refused { message, hint, sqlstate, .. }) => {
+            Err(Error::Product(SourceError::Refused { message, hint, sqlstate, .. })) => {
                 let fault = shared.draft.fault(shared.draft.question.offset, message, hint);
                 return Ok(Err(vec![Fault { sqlstate, ..fault }]));
             }
-            ensured => ensured?,
+            published => published?,
         };
-        let unusable = ensured.unusable.iter().filter(|table| tables.contains(&table.table));
+        let unusable = unusable.iter().filter(|table| tables.contains(&table.table));
         let faults: Vec<Fault> =
             unusable.map(|table| load::unfollowed(&shared.draft, table)).collect();
         if !faults.is_empty() {
             self.surplus = true;
             return Ok(Err(faults));
         }
-        let publication = publication::publication(client, &name).await?.unwrap_or_default();
         let seen = load::seen(&shared, &publication, &tables);
-        // Also those that were published for another draft are not known to the connection.
-        self.parts.roster.members().await.publish(&ensured.added);
         if !tables.is_subset(&publication.complete()) {
             return Err(Error::Moves);
         }
@@ -389,7 +410,7 @@ impl Reload {
         }
         members.enter(&name, Known::new(&product, &index, definition, generation, seen));
         self.run_as(product, index, faults, true);
-        parts.roster.changed();
+        parts.roster.wake_joiners();
         self.surplus = true;
         Ok(())
     }
@@ -487,12 +508,27 @@ impl Reload {
         let parts = Arc::clone(&self.parts);
         let _publishing = parts.roster.publishing().await;
         let wanted: BTreeSet<TableId> = parts.index.borrow().tables().collect();
-        let client = self.client().await?;
-        let ensured =
-            publication::ensure_publication(client, &parts.names.publication, &wanted).await?;
-        parts.roster.members().await.publish(&ensured.added);
+        self.publish(&wanted).await?;
         self.surplus = false;
         Ok(())
+    }
+
+    /// Makes the publication name these tables, as far as they can be in one. The connection may not know those that
+    /// came, also where the source was lost before it said so.
+    async fn publish(
+        &mut self,
+        wanted: &BTreeSet<TableId>,
+    ) -> Result<(Publication, Vec<Unusable>), Error> {
+        let parts = Arc::clone(&self.parts);
+        let name = &parts.names.publication;
+        let before = publication::publication(self.client().await?, name).await?;
+        self.unsure.extend(wanted - &before.unwrap_or_default().complete());
+        let client = self.client().await?;
+        let ensured = publication::ensure_publication(client, name, wanted).await?;
+        let now = publication::publication(client, name).await?.unwrap_or_default();
+        self.unsure.extend(ensured.added);
+        parts.roster.members().await.publish(&std::mem::take(&mut self.unsure));
+        Ok((now, ensured.unusable))
     }
 
     /// A connection of its own: what waits for locks here holds nobody else up.
@@ -513,5 +549,94 @@ impl Reload {
             }
         };
         Ok(&mut self.client.insert(open).0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        description::{Description, OutputColumn, Type},
+        product::{build, file},
+    };
+    use std::path::Path;
+
+    fn draft(text: &str) -> Draft {
+        file::draft("p", Path::new("p.sql"), text.to_owned()).unwrap()
+    }
+
+    fn running(text: &str) -> Slot {
+        let type_ = Type { oid: 23, name: "integer".to_owned(), kind: 'b' };
+        let columns = vec![OutputColumn { name: "c".to_owned(), type_ }];
+        let description = Description { columns, ..Description::default() };
+        Slot::ready(Arc::new(build::build(draft(text), description).unwrap()))
+    }
+
+    fn fault(what: &str) -> Fault {
+        draft("select 1").fault(0, what, "")
+    }
+
+    /// The texts to ask the source about, and the faults known without asking.
+    fn check(
+        said: Result<&str, &str>,
+        slot: Option<&Slot>,
+        works: bool,
+        drafts: &[&str],
+        faults: &[&str],
+    ) {
+        let said = said.map(draft).map_err(|what| vec![fault(what)]);
+        let question = question(&said, slot, works);
+        let texts: Vec<&str> = question.drafts.iter().map(|draft| draft.text.as_str()).collect();
+        let messages: Vec<&str> =
+            question.faults.iter().map(|fault| fault.message.as_str()).collect();
+        assert_eq!((texts.as_slice(), messages.as_slice()), (drafts, faults));
+    }
+
+    #[test]
+    fn what_runs_as_its_file_says_stays() {
+        check(Ok("select 1"), Some(&running("select 1")), true, &[], &[]);
+    }
+
+    #[test]
+    fn a_new_or_edited_file_is_asked_about() {
+        check(Ok("select 1"), None, false, &["select 1"], &[]);
+        check(Ok("select 2"), Some(&running("select 1")), true, &["select 2"], &[]);
+    }
+
+    #[test]
+    fn a_faulty_file_leaves_what_works() {
+        check(Err("bad"), Some(&running("select 1")), true, &[], &["bad"]);
+        check(Err("bad"), None, false, &[], &["bad"]);
+    }
+
+    #[test]
+    fn what_moved_is_asked_about_again_also_beside_an_edit() {
+        let before = running("select 1");
+        check(Ok("select 1"), Some(&before), false, &["select 1"], &[]);
+        check(Ok("select 2"), Some(&before), false, &["select 2", "select 1"], &[]);
+        check(Err("bad"), Some(&before), false, &["select 1"], &["bad"]);
+    }
+
+    #[test]
+    fn what_is_not_taken_runs_on_only_if_it_works() {
+        let before = running("select 1");
+        let runs = unplaced(Some(&before), true, vec![fault("new")]);
+        assert!(matches!(&runs, Slot::Ready { faults, .. } if faults.len() == 1));
+        let broke = unplaced(Some(&before), false, vec![fault("gone")]);
+        assert!(matches!(&broke, Slot::Broken { last: Some(_), .. }));
+        let again = unplaced(Some(&broke), false, vec![fault("gone")]);
+        assert!(matches!(&again, Slot::Broken { last: Some(_), .. }), "its entries stand in still");
+        assert!(matches!(unplaced(None, false, vec![]), Slot::Broken { last: None, .. }));
+    }
+
+    #[test]
+    fn trouble_is_told_by_what_became_of_the_product() {
+        let Slot::Ready { product, .. } = running("select 1") else { unreachable!() };
+        let faults = || vec![fault("x")];
+        assert_eq!(trouble("p", &Slot::ready(Arc::clone(&product))), None);
+        let kept = Slot::Ready { product, faults: faults() };
+        assert!(matches!(trouble("p", &kept), Some(Event::ProductKept { .. })));
+        let broken = Slot::Broken { last: None, faults: faults() };
+        assert!(matches!(trouble("p", &broken), Some(Event::ProductBroken { .. })));
     }
 }

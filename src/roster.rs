@@ -229,9 +229,7 @@ impl Roster {
     /// As it is after the start.
     #[must_use]
     pub fn new(members: Members) -> Self {
-        let roster = Self { members: Mutex::new(members), ..Self::default() };
-        roster.changed();
-        roster
+        Self { members: Mutex::new(members), ..Self::default() }
     }
 
     /// Everyone, for one change.
@@ -244,9 +242,13 @@ impl Roster {
         self.publishing.lock().await
     }
 
-    /// Tells whoever waits for joiners, and for products to be analysed.
-    pub fn changed(&self) {
+    /// Tells whoever waits for joiners.
+    pub fn wake_joiners(&self) {
         self.joiners_came.notify_one();
+    }
+
+    /// Tells whoever waits for products to be analysed.
+    pub fn wake_reload(&self) {
         self.was_asked.notify_one();
     }
 
@@ -258,5 +260,69 @@ impl Roster {
     /// Returns when something may be to be analysed.
     pub async fn was_asked(&self) {
         self.was_asked.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(followed: bool) -> Known {
+        Known {
+            definition: Fingerprint([1; 16]),
+            generation: 1,
+            followed,
+            works: true,
+            tables: BTreeSet::new(),
+            objects: Objects::default(),
+            definitions: String::new(),
+            seen: Some(Seen::default()),
+        }
+    }
+
+    #[test]
+    fn who_is_followed_joins_and_who_comes_again_joins_again() {
+        let mut members = Members::default();
+        members.enter("a", known(true));
+        members.enter("b", known(false));
+        let joiners =
+            |members: &Members| members.joiners().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(joiners(&members), ["a"]);
+        members.joined("a");
+        assert!(joiners(&members).is_empty());
+        let before = Arc::clone(&members.known()["a"]);
+        members.enter("a", known(true));
+        assert!(members.is_joining("a") && !members.knows("a", &before));
+        members.leave("a");
+        assert!(joiners(&members).is_empty());
+    }
+
+    #[test]
+    fn what_is_seen_again_goes_on_joining() {
+        let mut members = Members::default();
+        members.enter("a", known(true));
+        let count = members.count();
+        members.see("a", Seen { catalogue: "moved".into(), ..Seen::default() });
+        assert!(members.is_joining("a") && members.count() > count);
+        assert_eq!(members.known()["a"].matched().seen.catalogue, "moved");
+    }
+
+    #[test]
+    fn growth_is_told_from_what_moved() {
+        let known = known(true);
+        assert!(known.grew(&Seen { growth: "3".into(), ..Seen::default() }));
+        assert!(!known.grew(&Seen { catalogue: "d".into(), ..Seen::default() }));
+        assert!(!known.grew(&Seen { membership: "5 7".into(), ..Seen::default() }));
+    }
+
+    #[test]
+    fn a_table_published_again_while_the_connection_opens_is_not_known_to_it() {
+        let mut members = Members::default();
+        let (one, both) = (BTreeSet::from([TableId(1)]), BTreeSet::from([TableId(1), TableId(2)]));
+        members.publish(&both);
+        let unopened = members.unopened(&both);
+        members.publish(&one);
+        members.opened(&unopened);
+        assert_eq!(members.unopened(&both).into_keys().collect::<BTreeSet<_>>(), one);
     }
 }

@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("load", &["depend", "postgres", "product", "store"]),
     ("roster", &["depend", "load", "postgres", "product", "store"]),
     ("resume", &["postgres", "store"]),
-    ("health", &["serve"]),
+    ("health", &["product", "serve"]),
     (
         "parts",
         &[
