@@ -1,6 +1,6 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -14,20 +14,21 @@ use crate::{
     entry::Stamp,
     follow::{self, First},
     health,
-    join::Joiner,
     key::Key,
     load,
     observe::{Event, Observer},
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::{Catalog, Product, Slot},
+    product::{Catalog, Product, Slot, files::Files},
     progress::Progress,
     recompute::{
         self, Handle,
         ledger::{Ledger, Terms},
         reserve::{Floors, Reserve},
     },
+    reload::Reload,
     resume::{self, Joins, Names, Resumed, Resuming},
+    roster::{Known, Members, Roster},
     serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
     store::{
         self, Forget, Store,
@@ -123,17 +124,17 @@ impl App {
         let source = Arc::new(Source::new(source_address));
         let starting = CancellationToken::new();
         let _no_more = starting.clone().drop_guard();
-        let rebuilt = tokio::select! {
+        let mut rebuilt = tokio::select! {
             rebuilt = rebuild(&config, &source, &observer) => rebuilt?,
             () = serve::http::starting(&listener, &starting) => {
                 return Err(Failure::new("stopped while starting", ""));
             }
         };
-        let Rebuilt { resumed, joiners, doubts, .. } = &rebuilt;
-        let (resumed, joiners, doubts) = (resumed.clone(), joiners.clone(), doubts.clone());
-        let first = First { resumed, joiners, doubts };
+        let Rebuilt { resumed, doubts, .. } = &rebuilt;
+        let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
+        let files = std::mem::take(&mut rebuilt.files);
         let parts = assemble(config, source, replication, rebuilt, observer);
-        Ok(spawn(parts, listener, address, first))
+        Ok(spawn(parts, listener, address, (first, files)))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -186,14 +187,14 @@ fn join_at_start(
     let matched = catalog.ready().filter(|product| product.draft.policy.change);
     let means = |product: &Arc<Product>| {
         let tables = load::tables_of(index, product.name());
-        let seen = load::seen(&product.description.catalogue, &resumed.publication, &tables);
+        let seen = load::seen(product, &resumed.publication, &tables);
         (product.name().to_owned(), (product.fingerprint, seen))
     };
     let wanted = matched.map(means).collect();
     let anew = |name: &str| resumed.new_epoch || is_published(index, resumed, name);
     let joins = resume::joins(&state.matched, &wanted, anew, stamp);
     for slot in catalog.products.values_mut() {
-        if let Slot::Ready(product) = slot
+        if let Slot::Ready { product, .. } = slot
             && let Some(matched) = joins.matched.get(product.name())
         {
             let mut own = (**product).clone();
@@ -208,16 +209,27 @@ fn is_published(index: &Index, resumed: &Resumed, product: &str) -> bool {
     load::tables_of(index, product).iter().any(|table| resumed.published.contains(table))
 }
 
-fn joiners(joins: &Joins, index: &Index, resumed: &Resumed) -> Vec<Joiner> {
-    let joiner = |product: &String| {
-        Some(Joiner {
-            product: product.clone(),
-            matched: joins.matched.get(product)?.clone(),
-            tables: load::tables_of(index, product),
-            published: is_published(index, resumed, product),
-        })
-    };
-    joins.joining.iter().filter_map(joiner).collect()
+/// Who runs from the start on.
+fn members(catalog: &Catalog, index: &Index, joins: &Joins, resumed: &Resumed) -> Members {
+    let mut members = Members::default();
+    for product in catalog.ready() {
+        let name = product.name();
+        let known = match joins.matched.get(name) {
+            Some(Matched { definition, generation, seen }) => {
+                Known::new(product, index, *definition, *generation, seen.clone())
+            }
+            None => {
+                let seen = load::seen(product, &resumed.publication, &BTreeSet::new());
+                Known::new(product, index, product.fingerprint, 0, seen)
+            }
+        };
+        members.enter(name, known);
+        if !joins.joining.contains(name) {
+            members.joined(name);
+        }
+    }
+    members.publish(&resumed.published);
+    members
 }
 
 /// What source and store together say of where kck stopped, and goes on.
@@ -227,8 +239,8 @@ struct Rebuilt {
     catalog: Catalog,
     index: Index,
     resumed: Resumed,
-    joiners: Vec<Joiner>,
-    matched: BTreeMap<String, Matched>,
+    members: Members,
+    files: Files,
     ledger: Ledger,
     /// Entries that are not firm.
     doubts: Vec<(Key, Stamp)>,
@@ -244,8 +256,8 @@ async fn rebuild(
     let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
     resume::stand_by(&client, &names.slot, observer).await?;
     let store = open_store(config).await?;
-    let loaded = load::files(&config.directory.join("products"));
-    let mut catalog = load::catalog(&mut client, loaded).await?;
+    let files = Files::read(&config.directory.join("products"));
+    let mut catalog = load::catalog(&mut client, files.loaded()).await?;
     let index = load::index(&catalog);
     let state = State::decode(&store.load().await?)?;
     let term = state.term + 1;
@@ -262,22 +274,21 @@ async fn rebuild(
     let index = if resumed.unusable.is_empty() { index } else { load::index(&catalog) };
     let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
     store.save(&joins.cells).await?;
-    let joiners = joiners(&joins, &index, &resumed);
+    let members = members(&catalog, &index, &joins, &resumed);
     // The first stamp of this start is below what is reserved here, for what may be deleted at once.
     reserve.ensure(floors.stamp.next(), floors.version).await?;
     if let Some(why) = resumed.began.clone() {
         observer.note(Event::EpochBegan { epoch: resumed.position.epoch, why });
     }
     for (name, slot) in &catalog.products {
-        if let Slot::Broken(faults) = slot {
+        if let Slot::Broken { faults, .. } = slot {
             let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
             observer.note(Event::ProductBroken { product: name.clone(), why });
         }
     }
     let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
-    let (ledger, doubts) = recover(ledger, &catalog, &joiners, &state, &store).await?;
-    let matched = joins.matched;
-    Ok(Rebuilt { names, store, catalog, index, resumed, joiners, matched, ledger, doubts, reserve })
+    let (ledger, doubts) = recover(ledger, &catalog, &joins, &state, &store).await?;
+    Ok(Rebuilt { names, store, catalog, index, resumed, members, files, ledger, doubts, reserve })
 }
 
 /// The ledger from products with their marks, track records, marks and entries (R14). What no product and no
@@ -285,19 +296,16 @@ async fn rebuild(
 async fn recover(
     mut ledger: Ledger,
     catalog: &Catalog,
-    joiners: &[Joiner],
+    joins: &Joins,
     state: &State,
     store: &Arc<dyn Store>,
 ) -> Result<(Ledger, Vec<(Key, Stamp)>), Failure> {
     for product in catalog.ready() {
-        let policy = &product.draft.policy;
-        let certified = policy.change && policy.expire.is_none();
-        let terms = Terms { fingerprint: product.fingerprint, shape: product.shape, certified };
         let mark = state.marks.get(product.name()).copied().unwrap_or_default();
-        ledger.product(product.name(), terms, mark);
+        ledger.product(product.name(), Terms::of(product), mark);
     }
-    for joiner in joiners {
-        ledger.joins(&joiner.product, Lsn(u64::MAX));
+    for joining in &joins.joining {
+        ledger.joins(joining, Lsn(u64::MAX));
     }
     let (stamp, recorded) = (state.stamp_floor.next(), state.recorded.lsn);
     let (mut rubbish, mut doubts) = (Vec::new(), Vec::new());
@@ -325,7 +333,7 @@ fn assemble(
     rebuilt: Rebuilt,
     observer: Observer,
 ) -> Parts {
-    let Rebuilt { names, store, catalog, index, resumed, matched, ledger, reserve, .. } = rebuilt;
+    let Rebuilt { names, store, catalog, index, resumed, members, ledger, reserve, .. } = rebuilt;
     let progress = Progress {
         epoch: resumed.position.epoch,
         // Below what was acknowledged early and is not visible, also before the stream is open.
@@ -365,12 +373,17 @@ fn assemble(
         index,
         health,
         observer,
-        matched,
+        roster: Arc::new(Roster::new(members)),
     }
 }
 
 /// Sets the parts going.
-fn spawn(parts: Parts, listener: TcpListener, address: SocketAddr, first: First) -> App {
+fn spawn(
+    parts: Parts,
+    listener: TcpListener,
+    address: SocketAddr,
+    (first, files): (First, Files),
+) -> App {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let context = context(&parts);
@@ -387,9 +400,9 @@ fn spawn(parts: Parts, listener: TcpListener, address: SocketAddr, first: First)
     )));
     let definitions = Definitions {
         source: Housekeeping::new(Arc::clone(&parts.source)),
+        describer: Housekeeping::new(Arc::clone(&parts.source)),
         catalog: parts.catalog.subscribe(),
-        matched: parts.matched.clone(),
-        index: parts.index.subscribe(),
+        roster: Arc::clone(&parts.roster),
         publication: parts.names.publication.clone(),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),
@@ -397,7 +410,10 @@ fn spawn(parts: Parts, listener: TcpListener, address: SocketAddr, first: First)
         observer: parts.observer.clone(),
     };
     tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
-    let health = health::keep(parts.observer.subscribe(), parts.health.clone());
+    let reload = Reload::new(Arc::clone(&parts), files);
+    tasks.spawn(until(shutdown.clone(), succeeding(reload.run())));
+    let health =
+        health::keep(parts.observer.subscribe(), parts.catalog.subscribe(), parts.health.clone());
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
     tasks.spawn(follow::run(parts, first, shutdown.clone()));
     App { address, context, shutdown, tasks }

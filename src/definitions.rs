@@ -4,7 +4,7 @@
 //! anew; definitions found as they were analysed carry the certificate on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,22 +12,21 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    change::{Lsn, Position, TableId},
-    depend::Index,
-    load,
+    change::{Lsn, Position},
     observe::{Event, Observer},
     postgres::{
         Error as SourceError, Housekeeping,
         catalogue::{Catalogue, Objects},
-        describe_chain,
+        describe, describe_chain,
         publication::Publication,
     },
-    product::{Catalog, Product},
+    product::{Catalog, Slot},
     progress::{Certificate, Progress},
     recompute::{self, Marks},
+    roster::{Known, Members, Roster},
     store::{
         Store,
-        state::{self, Matched},
+        state::{self, Seen},
     },
 };
 
@@ -35,6 +34,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While somebody waits for a certificate.
 const HASTENED_EVERY: Duration = Duration::from_millis(50);
+/// For finding out whether products outlast columns that came; past it they are analysed anew.
+const DESCRIBE_AT_MOST: Duration = Duration::from_secs(3);
 /// While the source or the store is away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -42,16 +43,16 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 pub struct Definitions {
     /// Questions to the source.
     pub source: Housekeeping,
-    /// The products as they were analysed.
+    /// For descriptions, which may wait for locks.
+    pub describer: Housekeeping,
+    /// The products themselves.
     pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// What they stand on.
+    pub roster: Arc<Roster>,
     /// Marks and readers.
     pub recompute: recompute::Handle,
     /// Where marks lie.
     pub store: Arc<dyn Store>,
-    /// What each product is matched as.
-    pub matched: BTreeMap<String, Matched>,
-    /// The tables of each product come from here.
-    pub index: watch::Receiver<Arc<Index>>,
     /// Of the publication.
     pub publication: String,
     /// Where the certificate is published.
@@ -68,28 +69,45 @@ enum Error {
     Store(#[from] crate::store::Error),
 }
 
-/// What a product stands on, as it was last seen.
-struct Known {
-    /// What is listed of it while it is matched.
-    matched: Matched,
-    /// The tables that must be published for it.
-    tables: BTreeSet<TableId>,
-    objects: Objects,
-    definitions: String,
-    /// See [`load::seen`].
-    seen: String,
+/// What one look found.
+struct Look {
+    publication: Publication,
+    found: Catalogue,
+    /// Where the log was before the look before.
+    last: Lsn,
+    describe_until: Instant,
+}
+
+/// Everyone, as they were when they last changed.
+#[derive(Default)]
+struct Asked {
+    count: Option<u64>,
+    known: BTreeMap<String, Arc<Known>>,
+    all: Objects,
+    /// A look that was sent at this position found everything as it is known, or noted what was not.
+    last: Lsn,
+}
+
+impl Asked {
+    fn follow(&mut self, members: &Members) {
+        if self.count == Some(members.count()) {
+            return;
+        }
+        let mut all = Objects::default();
+        members.known().values().for_each(|known| all.extend(&known.objects));
+        let (count, known) = (Some(members.count()), members.known().clone());
+        *self = Self { count, known, all, last: self.last };
+    }
 }
 
 impl Definitions {
     /// Looks for as long as kck runs.
     pub async fn run(mut self) {
         let mut wanted = self.recompute.wanted();
-        let mut known = self.known();
-        let mut all = Objects::default();
-        known.values().for_each(|known| all.extend(&known.objects));
+        let mut asked = Asked::default();
         loop {
             let looked_at = Instant::now();
-            let pause = match self.look(&mut known, &all).await {
+            let pause = match self.look(&mut asked).await {
                 Ok(()) => {
                     self.observer.part("definitions", None);
                     LOOK_EVERY
@@ -111,44 +129,32 @@ impl Definitions {
         }
     }
 
-    fn known(&self) -> BTreeMap<String, Known> {
-        let (catalog, index) =
-            (Arc::clone(&self.catalog.borrow()), Arc::clone(&self.index.borrow()));
-        let known = |product: &Arc<Product>| {
-            let description = &product.description;
-            let known = Known {
-                matched: self.matched.get(product.name())?.clone(),
-                tables: load::tables_of(&index, product.name()),
-                objects: Objects::of(description),
-                definitions: description.definitions.clone(),
-                seen: self.matched.get(product.name())?.catalogue.clone(),
-            };
-            Some((product.name().to_owned(), known))
-        };
-        catalog.ready().filter_map(known).collect()
-    }
-
-    /// One look. Its certificate is that of a barrier answered before the question was sent (R14).
-    async fn look(
-        &mut self,
-        known: &mut BTreeMap<String, Known>,
-        all: &Objects,
-    ) -> Result<(), Error> {
+    /// One look. Its certificate is that of a barrier answered before the question was sent (R14). It holds also for
+    /// who became known after the question: they are cached only from a later barrier on.
+    async fn look(&mut self, asked: &mut Asked) -> Result<(), Error> {
+        asked.follow(&*self.roster.members().await);
         let epoch = self.progress.borrow().epoch;
         let barrier = self.source.barrier().await?;
         let publication = self.source.publication(&self.publication).await?.unwrap_or_default();
-        let found = self.source.catalogue(all).await?;
+        let found = self.source.catalogue(&asked.all).await?;
         if self.progress.borrow().epoch != epoch {
             // What was seen may be another history's.
             return Ok(());
         }
-        for (product, known) in known.iter_mut() {
-            let seen = load::seen(&found.fingerprint(&known.objects), &publication, &known.tables);
-            if seen != known.seen {
-                self.changed(product, known, &publication, &found).await?;
-                known.seen = seen;
+        let look = Look {
+            publication,
+            found,
+            last: asked.last,
+            describe_until: Instant::now() + DESCRIBE_AT_MOST,
+        };
+        for (product, known) in &asked.known {
+            let seen = known.seen_in(&look.found, &look.publication);
+            if known.seen.as_ref() != Some(&seen) {
+                self.moved(product, known, seen, &look).await?;
             }
         }
+        asked.last = barrier.insert;
+        self.describer.hang_up();
         if self.recompute.waits_for_visible() {
             // On an idle source only kck's own message lets V pass what was marked here.
             self.source.nudge().await?;
@@ -163,34 +169,106 @@ impl Definitions {
         Ok(())
     }
 
-    /// What a product stands on is another than it was: it is marked, and leaves where its analysis holds no more
-    /// or changes of its tables may be missing.
-    async fn changed(
+    /// What a product stands on is another than it was: it is marked, and leaves where its analysis holds no more or
+    /// changes of its tables may be missing.
+    async fn moved(
         &mut self,
         product: &str,
-        known: &mut Known,
-        publication: &Publication,
-        found: &Catalogue,
+        known: &Arc<Known>,
+        seen: Seen,
+        look: &Look,
     ) -> Result<(), Error> {
+        let Look { publication, found, .. } = look;
+        let roster = Arc::clone(&self.roster);
+        let mut members = roster.members().await;
+        if !members.knows(product, known) {
+            return Ok(());
+        }
+        if !known.works {
+            if known.seen.is_some() {
+                members.ask(product);
+                roster.wake_reload();
+            }
+            members.see(product, seen);
+            return Ok(());
+        }
+        let analysed = found.definitions(&known.objects) == known.definitions;
+        if analysed && !known.followed && !known.grew(&seen) {
+            members.see(product, seen);
+            return Ok(());
+        }
         // One past what this look could see: the commit that made the change ends at or below it.
         let at = Lsn(found.insert.0 + 1);
+        let grown = known.grew(&seen);
+        if grown && self.outlasts(product, look).await {
+            self.mark_suspects(product, look.last, at).await?;
+            members.see(product, seen);
+            return Ok(());
+        }
         if let Some(mark) = self.mark(product, at).await? {
             self.recompute.wake_later(Marks { keys: Vec::new(), products: vec![mark] });
         }
         let withdrawn = self.source.withdraw(&self.publication, &known.tables).await?;
-        let analysed = found.definitions(&known.objects) == known.definitions;
-        let membership = publication.identity(&known.tables);
         let followed = known.tables.is_subset(&publication.complete())
-            && known.seen.ends_with(&format!(" {membership}"))
+            && known.seen.as_ref().is_some_and(|before| before.membership == seen.membership)
             && withdrawn.is_empty();
-        if analysed && followed {
-            known.matched.catalogue =
-                load::seen(&found.fingerprint(&known.objects), publication, &known.tables);
-            self.list(product, &known.matched).await?;
+        if analysed && followed && !grown {
+            self.stays(&mut members, product, seen).await?;
         } else {
-            self.leave(product).await?;
+            self.leaves(&mut members, product).await?;
         }
         self.observer.note(Event::DefinitionChanged { product: product.to_owned() });
+        Ok(())
+    }
+
+    /// What is seen now is what a restart compares with; one that has not joined is listed when it has.
+    async fn stays(&self, members: &mut Members, product: &str, seen: Seen) -> Result<(), Error> {
+        members.see(product, seen);
+        if let Some(known) = members.known().get(product)
+            && !members.is_joining(product)
+        {
+            let (matched, stamp) = (Some(known.matched()), self.recompute.state_stamp());
+            self.store.save(&[state::matched(product, matched, stamp)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Its analysis holds no more, or changes of its tables may be missing: it leaves the list of those matched,
+    /// durably, and is answered uncached until it is analysed anew.
+    async fn leaves(&self, members: &mut Members, product: &str) -> Result<(), Error> {
+        self.recompute.ledger().leave(product);
+        let stamp = self.recompute.state_stamp();
+        self.store.save(&[state::matched(product, None, stamp)]).await?;
+        members.leave(product);
+        members.ask(product);
+        self.roster.wake_reload();
+        Ok(())
+    }
+
+    /// Whether a product means the same though columns came to what it reads. Where that cannot be said soon, it does
+    /// not.
+    async fn outlasts(&mut self, product: &str, look: &Look) -> bool {
+        let slot = self.catalog.borrow().products.get(product).cloned();
+        let Some(running) = slot.as_ref().and_then(Slot::product) else { return false };
+        let describe = async {
+            let client = self.describer.client().await.ok()?;
+            describe::describe(client, &running.draft.question).await.ok()
+        };
+        let described = tokio::time::timeout_at(look.describe_until.into(), describe).await;
+        if described.is_err() {
+            self.describer.hang_up();
+        }
+        described.ok().flatten().is_some_and(|grown| running.description.outlasts(&grown))
+    }
+
+    /// It means what it meant, but may have meant something else for a moment since the last look: what was computed
+    /// since then is.
+    async fn mark_suspects(&self, product: &str, last: Lsn, at: Lsn) -> Result<(), Error> {
+        let suspects = self.recompute.computed_after(product, last);
+        let suspects = suspects.into_iter().map(|key| (key, at)).collect();
+        let marks = self.recompute.mark(&suspects, &HashMap::new(), &BTreeMap::new());
+        self.store.mark(&marks.keys).await?;
+        self.recompute.wake_later(marks);
         Ok(())
     }
 
@@ -198,23 +276,5 @@ impl Definitions {
         let Some(at) = self.recompute.ledger().mark_product(product, at) else { return Ok(None) };
         self.store.save(&[state::mark(product, at)]).await?;
         Ok(Some((product.to_owned(), at)))
-    }
-
-    /// What is seen now is what a restart compares with; one that has not joined is listed when it has.
-    async fn list(&self, product: &str, matched: &Matched) -> Result<(), Error> {
-        if !self.recompute.ledger().is_cached(product, Lsn(u64::MAX - 1)) {
-            return Ok(());
-        }
-        let stamp = self.recompute.state_stamp();
-        self.store.save(&[state::matched(product, Some(matched.clone()), stamp)]).await?;
-        Ok(())
-    }
-
-    /// The product is not what was analysed, or not followed: it leaves the list of those matched, durably, and is
-    /// answered uncached until it is analysed anew.
-    async fn leave(&self, product: &str) -> Result<(), Error> {
-        self.recompute.ledger().leave(product);
-        self.store.save(&[state::matched(product, None, self.recompute.state_stamp())]).await?;
-        Ok(())
     }
 }

@@ -215,6 +215,8 @@ pub struct Description {
     /// `pg_rewrite.ev_action` of the temporary view in which parameter N (from 1) is written
     /// `current_setting('kck.pN')::type`. `None` where no temporary view could be made.
     pub tree: Option<String>,
+    /// Its text as Postgres writes it: stars expanded, every column qualified. There is one where there is a tree.
+    pub canonical: Option<String>,
     /// Why there is no tree, for people.
     pub note: Option<String>,
     /// `pg_rewrite.ev_action` of every view read: view oid → tree. Tables that come in only through a
@@ -242,6 +244,116 @@ pub struct Description {
     /// A hash over all that the stream does not say of the objects read, definitions included: see
     /// `sql/postgres/catalogue.sql`. It also moves when rows change silently (TRUNCATE of a partition).
     pub catalogue: String,
+    /// A hash over the columns that came to the tables read since they were described.
+    pub growth: String,
+}
+
+impl Description {
+    /// Whether the statement means the same, described again after columns came to what it reads and nothing else
+    /// about it moved. What is not certain is another meaning.
+    #[must_use]
+    pub fn outlasts(&self, grown: &Self) -> bool {
+        let bare = |description: &Self| {
+            let (columns, indexed) = (BTreeMap::new, BTreeSet::new);
+            let bare =
+                |table: &Table| Table { columns: columns(), indexed: indexed(), ..table.clone() };
+            description.tables.iter().map(bare).collect::<Vec<_>>()
+        };
+        // A whole row has the new columns, under the same text.
+        let whole = |tree: &String| tree.contains(":varattno 0 ");
+        let plain = |function: &Function| {
+            function.schema == "pg_catalog"
+                || matches!(function.language.as_str(), "internal" | "c")
+        };
+        self.canonical.is_some()
+            && self.canonical == grown.canonical
+            && self.parameters == grown.parameters
+            && self.columns == grown.columns
+            && self.view_trees == grown.view_trees
+            && self.functions == grown.functions
+            && self.comparisons == grown.comparisons
+            && self.nondeterministic_collations == grown.nondeterministic_collations
+            && bare(self) == bare(grown)
+            && !self.tree.iter().chain(self.view_trees.values()).any(whole)
+            // The bodies of others are read anew whenever they are called.
+            && self.functions.iter().all(plain)
+            && !self.tables.iter().any(|table| table.row_security)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described() -> Description {
+        let table = Table {
+            id: TableId(16_384),
+            schema: "public".into(),
+            name: "t".into(),
+            kind: 'r',
+            persistence: 'p',
+            system: false,
+            row_security: false,
+            identity: true,
+            indirect: false,
+            key: BTreeSet::from([1]),
+            replicated: None,
+            indexed: BTreeSet::new(),
+            leaves: vec![],
+            columns: BTreeMap::from([(1, ("id".into(), 20))]),
+        };
+        Description {
+            canonical: Some(" SELECT t.id FROM t".into()),
+            tree: Some("{VAR :varno 1 :varattno 1 }".into()),
+            tables: vec![table],
+            ..Description::default()
+        }
+    }
+
+    #[test]
+    fn a_statement_outlasts_columns_that_it_does_not_read() {
+        let mut grown = described();
+        grown.tables[0].columns.insert(2, ("x".into(), 25));
+        let others = Description { growth: "g".into(), catalogue: "c".into(), ..grown };
+        assert!(described().outlasts(&others));
+    }
+
+    #[test]
+    fn what_is_not_certain_is_another_meaning() {
+        let function = |language: &str| Function {
+            oid: 16_400,
+            schema: "public".into(),
+            name: "f".into(),
+            volatility: 'i',
+            language: language.into(),
+            strict: true,
+            reads_tables: None,
+            signature: "f()".into(),
+        };
+        let changes: [fn(&mut Description); 4] = [
+            |description| description.canonical = Some(" SELECT t.x FROM t".into()),
+            |description| description.canonical = None,
+            |description| description.tables[0].kind = 'v',
+            |description| {
+                description.view_trees.insert(16_385, "{VAR :varattno 1 }".into());
+            },
+        ];
+        for change in changes {
+            let mut grown = described();
+            change(&mut grown);
+            assert!(!described().outlasts(&grown), "{grown:?}");
+        }
+        let same = |change: &dyn Fn(&mut Description)| {
+            let mut both = described();
+            change(&mut both);
+            both.outlasts(&both.clone())
+        };
+        assert!(same(&|description| description.functions.push(function("internal"))));
+        assert!(!same(&|description| description.functions.push(function("sql"))));
+        assert!(!same(&|description| description.tree = Some("{VAR :varattno 0 }".into())));
+        assert!(!same(&|description| description.tables[0].row_security = true));
+        assert!(!same(&|description| description.canonical = None));
+    }
 }
 
 impl Description {

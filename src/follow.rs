@@ -18,9 +18,8 @@ use crate::{
     },
     change::Lsn,
     entry::Stamp,
-    join::{self, Joiner, Joining},
+    join::{self, Joining},
     key::Key,
-    load,
     observe::Event,
     parts::{Failure, Parts},
     pipeline::{self, Pipeline},
@@ -51,7 +50,6 @@ enum Ended {
 /// Where the first stream goes on, as the start found it.
 pub(crate) struct First {
     pub(crate) resumed: Resumed,
-    pub(crate) joiners: Vec<Joiner>,
     /// Entries that are not firm.
     pub(crate) doubts: Vec<(Key, Stamp)>,
 }
@@ -65,11 +63,11 @@ pub(crate) async fn run(
     first: First,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let First { mut resumed, mut joiners, mut doubts } = first;
+    let First { mut resumed, mut doubts } = first;
     let mut again = Again { parts: Arc::clone(&parts), epochs: VecDeque::new(), verdict: None };
     loop {
         let inbox = Arc::new(Inbox::new(resumed.position.lsn, &resumed.early, doubts));
-        let ended = once(&parts, &resumed, joiners, &inbox, &shutdown).await;
+        let ended = once(&parts, &resumed, &inbox, &shutdown).await;
         let opened = parts.progress.borrow().connection > 0;
         match ended {
             Ended::Stopped => return Ok(()),
@@ -101,7 +99,7 @@ pub(crate) async fn run(
         doubts.extend(parts.recompute.ledger().disconnected(received));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            next = again.next() => (resumed, joiners) = next,
+            next = again.next() => resumed = next,
         }
     }
 }
@@ -118,7 +116,6 @@ fn failure(error: capture::Error) -> Failure {
 async fn once(
     parts: &Arc<Parts>,
     resumed: &Resumed,
-    joiners: Vec<Joiner>,
     inbox: &Arc<Inbox>,
     shutdown: &CancellationToken,
 ) -> Ended {
@@ -159,6 +156,7 @@ async fn once(
     let joining = Joining {
         source: Housekeeping::new(Arc::clone(&parts.source)),
         control,
+        roster: Arc::clone(&parts.roster),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),
         progress: parts.progress.subscribe(),
@@ -173,7 +171,7 @@ async fn once(
         &parts.observer,
     );
     let joined = async {
-        join::run(joining, joiners).await;
+        join::run(joining).await;
         std::future::pending().await
     };
     tokio::select! {
@@ -225,7 +223,7 @@ struct Again {
 
 impl Again {
     /// Returns once source and store could both be asked.
-    async fn next(&mut self) -> (Resumed, Vec<Joiner>) {
+    async fn next(&mut self) -> Resumed {
         loop {
             match self.attempt().await {
                 Ok(resumed) => {
@@ -238,7 +236,7 @@ impl Again {
         }
     }
 
-    async fn attempt(&mut self) -> Result<(Resumed, Vec<Joiner>), Failure> {
+    async fn attempt(&mut self) -> Result<Resumed, Failure> {
         while self.epochs.front().is_some_and(|at| at.elapsed() > HOUR) {
             self.epochs.pop_front();
         }
@@ -250,6 +248,7 @@ impl Again {
         }
         let parts = &self.parts;
         let client = parts.source.connect_to_any("describe", &[]).await?;
+        let _publishing = parts.roster.publishing().await;
         let index = Arc::clone(&parts.index.borrow());
         let wanted = index.tables().collect();
         let resuming = Resuming {
@@ -265,8 +264,8 @@ impl Again {
             self.verdict = None;
             begin_epoch(parts, &resumed);
         }
-        let joiners = joiners_again(parts, &resumed).await?;
-        Ok((resumed, joiners))
+        join_again(parts, &resumed).await?;
+        Ok(resumed)
     }
 }
 
@@ -296,25 +295,21 @@ fn begin_epoch(parts: &Parts, resumed: &Resumed) {
 }
 
 /// In a new epoch every product joins again, as it is; otherwise those that had not joined yet, and those of which a
-/// table was published anew. What left stays away.
-async fn joiners_again(parts: &Arc<Parts>, resumed: &Resumed) -> Result<Vec<Joiner>, Failure> {
-    let (catalog, index) = (Arc::clone(&parts.catalog.borrow()), Arc::clone(&parts.index.borrow()));
-    let mut joiners = Vec::new();
-    for product in catalog.ready().filter(|product| product.draft.policy.change) {
-        let tables = load::tables_of(&index, product.name());
-        let published = tables.iter().any(|table| resumed.published.contains(table));
-        let Some(matched) = parts.matched.get(product.name()).cloned() else { continue };
-        let joins = {
-            let mut ledger = parts.recompute.ledger();
-            let waits = !ledger.is_cached(product.name(), Lsn(u64::MAX - 1));
-            (resumed.new_epoch || published || waits) && ledger.joins(product.name(), Lsn(u64::MAX))
-        };
-        if joins {
-            joiners.push(Joiner { product: product.name().to_owned(), matched, tables, published });
+/// table was published anew. What left stays away until it is analysed.
+async fn join_again(parts: &Parts, resumed: &Resumed) -> Result<(), Failure> {
+    let mut members = parts.roster.members().await;
+    members.publish(&resumed.published);
+    let mut cells = Vec::new();
+    for (name, known) in members.known().clone() {
+        let published = !known.tables.is_disjoint(&resumed.published);
+        let again = resumed.new_epoch || published || members.is_joining(&name);
+        if known.followed && again {
+            members.rejoin(&name);
+            parts.recompute.ledger().joins(&name, Lsn(u64::MAX));
+            cells.push(state::matched(&name, None, parts.recompute.state_stamp()));
         }
     }
-    let stamp = || parts.recompute.state_stamp();
-    let leave = |joiner: &Joiner| state::matched(&joiner.product, None, stamp());
-    parts.store.save(&joiners.iter().map(leave).collect::<Vec<_>>()).await?;
-    Ok(joiners)
+    parts.store.save(&cells).await?;
+    parts.roster.wake_joiners();
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Events → how kck is, for `/readyz` and `/status`.
+//! Events and the catalogue → how kck is, for `/readyz` and `/status`.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     change::SourceTime,
     observe::Event,
+    product::{Catalog, Slot},
     serve::{Health, Reason},
 };
 
@@ -21,17 +22,36 @@ const PARTS: &[(&str, &str, &str)] = &[
     ("slot", "KCK103", "check the role's right to read pg_replication_slots"),
     ("join", "KCK104", "see the log; products that are new are answered uncached meanwhile"),
     (
+        "reload",
+        "KCK301",
+        "see the log; products run as they did until the source can be asked of them",
+    ),
+    (
         "definitions",
         "KCK201",
         "check the role's right to read the catalogue; certificates wait for it",
     ),
+    ("product", "KCK302", "GET /products says why; the others are answered as ever"),
     ("store", "KCK501", "check the store; nothing is acknowledged until marks are durable again"),
 ];
 
-/// Keeps the list of what is not well, from what is noticed.
-pub async fn keep(mut events: broadcast::Receiver<Event>, health: watch::Sender<Arc<Health>>) {
+/// Keeps the list of what is not well, from what is noticed and from the products as they are.
+pub async fn keep(
+    mut events: broadcast::Receiver<Event>,
+    mut catalog: watch::Receiver<Arc<Catalog>>,
+    health: watch::Sender<Arc<Health>>,
+) {
+    catalog.mark_changed();
     loop {
-        match events.recv().await {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            Ok(()) = catalog.changed() => {
+                let trouble = trouble(&catalog.borrow_and_update());
+                change(&health, "product", trouble);
+                continue;
+            }
+        };
+        match event {
             Ok(Event::Part { part, trouble }) => change(&health, part, trouble),
             Ok(Event::StandingBy { holder }) => {
                 change(&health, "stream", Some(format!("the slot is read by {holder}")));
@@ -46,6 +66,20 @@ pub async fn keep(mut events: broadcast::Receiver<Event>, health: watch::Sender<
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }
+}
+
+/// The products that are not as their files say.
+fn trouble(catalog: &Catalog) -> Option<String> {
+    let those = |is: fn(&Slot) -> bool, what: &str| {
+        let names = catalog.products.iter().filter(|(_, slot)| is(slot));
+        let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
+    };
+    let broken = those(|slot| matches!(slot, Slot::Broken { .. }), "broken");
+    let kept = |slot: &Slot| matches!(slot, Slot::Ready { faults, .. } if !faults.is_empty());
+    let kept = those(kept, "running as before an edit that does not load");
+    let both: Vec<String> = broken.into_iter().chain(kept).collect();
+    (!both.is_empty()).then(|| both.join("; "))
 }
 
 fn change(health: &watch::Sender<Arc<Health>>, part: &'static str, trouble: Option<String>) {
@@ -74,4 +108,19 @@ fn change(health: &watch::Sender<Arc<Health>>, part: &'static str, trouble: Opti
 fn now() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     SourceTime(i64::try_from(since.as_micros()).unwrap_or(0)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_that_are_not_well_are_named() {
+        let mut catalog = Catalog::default();
+        assert_eq!(trouble(&catalog), None);
+        for name in ["b", "a"] {
+            catalog.products.insert(name.into(), Slot::Broken { last: None, faults: Vec::new() });
+        }
+        assert_eq!(trouble(&catalog).as_deref(), Some("broken: a, b"));
+    }
 }

@@ -14,18 +14,16 @@ use tokio::sync::watch;
 
 use crate::{
     capture::Control,
-    change::{Position, TableId},
-    observe::{Event, Observer},
+    change::{Lsn, Position, TableId},
+    observe::{Event, Observer, Point},
     postgres::{
         Error as SourceError, Housekeeping, describe_chain,
         publication::{Writer, still_there, writers},
     },
     progress::Progress,
-    recompute,
-    store::{
-        Store,
-        state::{self, Matched},
-    },
+    recompute::{self, Marks},
+    roster::{Known, Members, Roster},
+    store::{Store, state},
 };
 
 /// Between two looks at who still writes.
@@ -33,25 +31,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between tries while source or store are away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// A product that joins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joiner {
-    /// Its name.
-    pub product: String,
-    /// What is listed of it once it has joined.
-    pub matched: Matched,
-    /// The tables it reads.
-    pub tables: BTreeSet<TableId>,
-    /// Some of them were published just now.
-    pub published: bool,
-}
-
 /// What joining stands on.
 pub struct Joining {
     /// Questions to the source.
     pub source: Housekeeping,
     /// Reopens the connection.
     pub control: Arc<dyn Control>,
+    /// Who joins.
+    pub roster: Arc<Roster>,
     /// Marks.
     pub recompute: recompute::Handle,
     /// Where marks and the list lie.
@@ -75,13 +62,20 @@ enum Error {
     Ended,
 }
 
-/// Joins all of them, each as soon as it can. Returns when none is left.
-pub async fn run(mut joining: Joining, mut joiners: Vec<Joiner>) {
-    let mut waiting: BTreeMap<String, Vec<Writer>> = BTreeMap::new();
-    while !joiners.is_empty() {
-        match joining.round(&mut joiners, &mut waiting).await {
-            Ok(()) if joiners.is_empty() => {}
-            Ok(()) => tokio::time::sleep(LOOK_EVERY).await,
+/// Who still writes to the tables of a product of this generation.
+type Waiting = BTreeMap<String, (u64, Vec<Writer>)>;
+
+/// Joins whoever comes, each as soon as it can. Returns when the stream has ended for good.
+pub async fn run(mut joining: Joining) {
+    let mut waiting = Waiting::new();
+    loop {
+        match joining.round(&mut waiting).await {
+            Ok(true) => {
+                joining.published().await;
+                joining.observer.part("join", None);
+                joining.roster.joiners_came().await;
+            }
+            Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
             Err(Error::Ended) => return,
             Err(error) => {
                 joining.observer.part("join", Some(describe_chain(&error)));
@@ -89,44 +83,47 @@ pub async fn run(mut joining: Joining, mut joiners: Vec<Joiner>) {
             }
         }
     }
-    joining.published().await;
-    joining.observer.part("join", None);
 }
 
 impl Joining {
-    /// One look at who still writes; products with nobody left to wait for join.
-    async fn round(
-        &mut self,
-        joiners: &mut Vec<Joiner>,
-        waiting: &mut BTreeMap<String, Vec<Writer>>,
-    ) -> Result<(), Error> {
+    /// One look at who still writes; products with nobody left to wait for join. Whether nobody is left to join comes
+    /// back.
+    async fn round(&mut self, waiting: &mut Waiting) -> Result<bool, Error> {
+        let joiners: BTreeMap<String, Arc<Known>> = {
+            let members = self.roster.members().await;
+            let own = |(name, known): (&String, &Arc<Known>)| (name.clone(), Arc::clone(known));
+            members.joiners().map(own).collect()
+        };
+        waiting.retain(|name, (generation, _)| {
+            joiners.get(name).is_some_and(|known| known.generation == *generation)
+        });
         let mut ready = Vec::new();
-        for joiner in joiners.iter() {
+        for (name, known) in &joiners {
             let client = self.source.client().await?;
-            let left = match waiting.get(&joiner.product) {
-                Some(left) => still_there(client, left).await?,
-                None => writers(client, &joiner.tables).await?,
+            let left = match waiting.get(name) {
+                Some((_, left)) => still_there(client, left).await?,
+                None => writers(client, &known.tables).await?,
             };
             if left.is_empty() {
-                ready.push(joiner.clone());
+                ready.push((name, known));
             }
-            waiting.insert(joiner.product.clone(), left);
+            waiting.insert(name.clone(), (known.generation, left));
         }
-        if ready.is_empty() {
-            return Ok(());
+        if !ready.is_empty() {
+            self.open_for(&ready).await?;
+            // Whoever is ready was matched by its own rules before this barrier was sent.
+            let until = self.source.barrier().await?.insert.floor_to_record_end(self.segment_bytes);
+            let roster = Arc::clone(&self.roster);
+            let mut members = roster.members().await;
+            for (name, known) in &ready {
+                if members.knows(name, known) && members.is_joining(name) {
+                    self.join(&mut members, name, known, until).await?;
+                }
+            }
+            // An idle source's stream may lie behind the insert position: kck's own message lets V pass it.
+            self.source.nudge().await?;
         }
-        if ready.iter().any(|joiner| joiner.published) {
-            self.reopen().await?;
-        }
-        let barrier = self.source.barrier().await?;
-        let until = barrier.insert.floor_to_record_end(self.segment_bytes);
-        for joiner in &ready {
-            self.join(joiner, until).await?;
-        }
-        // An idle source's stream may lie behind the insert position: kck's own message lets V pass it.
-        self.source.nudge().await?;
-        joiners.retain(|joiner| !ready.contains(joiner));
-        Ok(())
+        Ok(self.roster.members().await.joiners().next().is_none())
     }
 
     /// Whoever reads what was published has joined: a restart need not look for them any more.
@@ -139,6 +136,18 @@ impl Joining {
             }
             tokio::time::sleep(RETRY_EVERY).await;
         }
+    }
+
+    /// The connection is opened anew where a table was published since it was.
+    async fn open_for(&mut self, ready: &[(&String, &Arc<Known>)]) -> Result<(), Error> {
+        let read: BTreeSet<TableId> =
+            ready.iter().flat_map(|(_, known)| &known.tables).copied().collect();
+        let unopened = self.roster.members().await.unopened(&read);
+        if !unopened.is_empty() {
+            self.reopen().await?;
+            self.roster.members().await.opened(&unopened);
+        }
+        Ok(())
     }
 
     /// What the walsender keeps of the publication is as old as its connection. The first opening that is told may be
@@ -158,26 +167,31 @@ impl Joining {
         Ok(())
     }
 
-    async fn join(&self, joiner: &Joiner, until: crate::change::Lsn) -> Result<(), Error> {
+    /// Durable before it shows: the mark first, since listed without it a restart would go on as if nothing had been
+    /// missed; a crash before the list is written makes it join again.
+    async fn join(
+        &self,
+        members: &mut Members,
+        product: &str,
+        known: &Known,
+        until: Lsn,
+    ) -> Result<(), Error> {
         let epoch = self.progress.borrow().epoch;
         let position = Position { epoch, lsn: until };
+        self.store.save(&[state::mark(product, position)]).await?;
+        self.observer.reach(Point::Join).await;
         let stamp = self.recompute.state_stamp();
-        // The mark first: listed without it, a restart would go on as if nothing had been missed.
-        self.store.save(&[state::mark(&joiner.product, position)]).await?;
-        let matched = Some(joiner.matched.clone());
-        self.store.save(&[state::matched(&joiner.product, matched, stamp)]).await?;
-        let joined = {
+        self.store.save(&[state::matched(product, Some(known.matched()), stamp)]).await?;
+        let keys = {
             let mut ledger = self.recompute.ledger();
-            ledger.mark_product(&joiner.product, until);
-            ledger.joins(&joiner.product, until)
+            ledger.mark_product(product, until);
+            ledger.joins(product, until);
+            ledger.keys_of(product).map(|key| (key.clone(), position)).collect()
         };
-        if !joined {
-            // Its definitions changed meanwhile: it stays off the list.
-            let stamp = self.recompute.state_stamp();
-            self.store.save(&[state::matched(&joiner.product, None, stamp)]).await?;
-            return Ok(());
-        }
-        self.observer.note(Event::ProductJoined { product: joiner.product.clone(), until });
+        members.joined(product);
+        // What was kept before, and is read or watched, is computed as soon as it is kept again.
+        self.recompute.wake_later(Marks { keys, products: Vec::new() });
+        self.observer.note(Event::ProductJoined { product: product.to_owned(), until });
         Ok(())
     }
 }

@@ -51,4 +51,6 @@ pub mod observe;
 pub mod parts;
 pub mod pipeline;
 pub mod postgres;
+pub mod reload;
 pub mod resume;
+pub mod roster;

@@ -9,12 +9,14 @@ use std::{
 use crate::{
     change::TableId,
     depend::{self, Index},
+    description::Description,
     entry::Fingerprint,
     postgres::{
         self, Client, describe,
         publication::{Publication, Unusable},
     },
     product::{Catalog, Draft, Fault, Product, Slot, build, file},
+    store::state::Seen,
 };
 
 /// Reads the products below `folder`, without asking the source: those that are sound so far, and all faults.
@@ -32,14 +34,14 @@ pub async fn catalog(
     loaded: file::Loaded,
 ) -> Result<Catalog, postgres::Error> {
     let mut catalog = Catalog { products: BTreeMap::new(), faults: loaded.faults };
-    catalog
-        .products
-        .extend(loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken(faults))));
+    catalog.products.extend(
+        loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken { last: None, faults })),
+    );
     for draft in loaded.drafts {
         let name = draft.name.clone();
         let slot = match product(client, draft).await? {
-            Ok(product) => Slot::Ready(Arc::new(product)),
-            Err(faults) => Slot::Broken(faults),
+            Ok(product) => Slot::ready(Arc::new(product)),
+            Err(faults) => Slot::Broken { last: None, faults },
         };
         catalog.products.insert(name, slot);
     }
@@ -57,7 +59,8 @@ pub async fn product(
     let description = match describe::describe(client, &draft.question).await {
         Ok(description) => description,
         Err(describe::DescribeError::Refused(why)) => {
-            return Ok(Err(vec![draft.fault(why.offset, why.message, why.hint)]));
+            let fault = draft.fault(why.offset, why.message, why.hint);
+            return Ok(Err(vec![Fault { sqlstate: why.sqlstate, ..fault }]));
         }
         Err(describe::DescribeError::Source(error)) => return Err(error),
     };
@@ -83,20 +86,26 @@ pub fn index(catalog: &Catalog) -> Index {
 pub fn refuse_unpublished(catalog: &mut Catalog, index: &Index, unusable: &[Unusable]) {
     for table in unusable {
         for product in index.readers(table.table) {
-            let what = format!("table {} cannot be followed: {}", table.name, table.reason);
-            let hint = if table.fix.is_empty() {
-                "read another table".to_owned()
-            } else {
-                format!("run {}", table.fix)
-            };
-            let fault = product.draft.fault(product.draft.question.offset, what, hint);
+            let fault = unfollowed(&product.draft, table);
             match catalog.products.get_mut(product.name()) {
-                Some(Slot::Broken(faults)) => faults.push(fault),
-                Some(slot) => *slot = Slot::Broken(vec![fault]),
+                Some(Slot::Broken { faults, .. }) => faults.push(fault),
+                Some(slot) => *slot = Slot::Broken { last: None, faults: vec![fault] },
                 None => {}
             }
         }
     }
+}
+
+/// Why a product that reads this table cannot be.
+#[must_use]
+pub fn unfollowed(draft: &Draft, table: &Unusable) -> Fault {
+    let what = format!("table {} cannot be followed: {}", table.name, table.reason);
+    let hint = if table.fix.is_empty() {
+        "read another table".to_owned()
+    } else {
+        format!("run {}", table.fix)
+    };
+    draft.fault(draft.question.offset, what, hint)
 }
 
 /// The tables a product's changes come from.
@@ -108,11 +117,21 @@ pub fn tables_of(index: &Index, product: &str) -> BTreeSet<TableId> {
     tables.map(|(table, _)| *table).collect()
 }
 
-/// All that the stream does not say of what a product reads, as it was seen: its definitions, and the membership of
-/// its tables in the publication (R14). What was seen before and is another now may have hidden changes.
+/// What its analysis saw of a product, and its tables in this publication where it is followed.
 #[must_use]
-pub fn seen(catalogue: &str, publication: &Publication, tables: &BTreeSet<TableId>) -> String {
-    format!("{catalogue} {}", publication.identity(tables))
+pub fn seen(product: &Product, publication: &Publication, tables: &BTreeSet<TableId>) -> Seen {
+    let Description { catalogue, growth, .. } = &product.description;
+    Seen {
+        catalogue: catalogue.clone(),
+        growth: growth.clone(),
+        membership: membership(product.draft.policy.change, publication, tables),
+    }
+}
+
+/// Of tables in a publication; nothing for a product that follows no changes.
+#[must_use]
+pub fn membership(followed: bool, publication: &Publication, tables: &BTreeSet<TableId>) -> String {
+    if followed { publication.identity(tables) } else { String::new() }
 }
 
 /// A definition and the generation it is matched under, as one fingerprint (R1).

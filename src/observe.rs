@@ -111,6 +111,25 @@ pub enum Event {
         /// Why, for people.
         why: String,
     },
+    /// A product's file does not load as it is now: it runs as it was.
+    ProductKept {
+        /// Which.
+        product: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// A product was analysed while kck runs, and is answered so from now on.
+    ProductLoaded {
+        /// Which.
+        product: String,
+        /// It means something else than before, or must be matched anew: it is answered uncached until it has joined.
+        anew: bool,
+    },
+    /// A product's file is gone, and so are its entries.
+    ProductRemoved {
+        /// Which.
+        product: String,
+    },
     /// A product is matched from this position on.
     ProductJoined {
         /// Which.
@@ -157,6 +176,8 @@ pub enum Point {
     Acknowledge,
     /// A result was accepted and is not yet written.
     Put,
+    /// A product that joins is marked and not yet listed.
+    Join,
 }
 
 impl std::str::FromStr for Point {
@@ -168,7 +189,8 @@ impl std::str::FromStr for Point {
             "mark" => Ok(Self::Mark),
             "acknowledge" => Ok(Self::Acknowledge),
             "put" => Ok(Self::Put),
-            _ => Err(format!("'{text}' is none of match, mark, acknowledge, put")),
+            "join" => Ok(Self::Join),
+            _ => Err(format!("'{text}' is none of match, mark, acknowledge, put, join")),
         }
     }
 }
@@ -420,6 +442,11 @@ fn log(event: &Event) {
         Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
         Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
         Event::ProductBroken { product, why } => tracing::error!(product, why, "product broken"),
+        Event::ProductKept { product, why } => {
+            tracing::error!(product, why, "file does not load, the product runs as it was");
+        }
+        Event::ProductLoaded { product, anew } => tracing::info!(product, anew, "product loaded"),
+        Event::ProductRemoved { product } => tracing::info!(product, "product removed"),
         Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
         Event::DefinitionChanged { product } => {
             tracing::warn!(product, "a definition it reads changed: marked as a whole");

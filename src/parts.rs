@@ -1,6 +1,6 @@
 //! What all of kck holds on to while it runs, and why it cannot go on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -13,8 +13,9 @@ use crate::{
     progress::Progress,
     recompute::Handle,
     resume::{self, Names},
+    roster::Roster,
     serve::{Health, SlotHealth},
-    store::{self, Store, state::Matched},
+    store::{self, Store},
 };
 
 /// Why kck cannot start or go on. The text says what was tried and what to do.
@@ -80,8 +81,8 @@ pub(crate) struct Parts {
     pub(crate) index: watch::Sender<Arc<Index>>,
     pub(crate) health: watch::Sender<Arc<Health>>,
     pub(crate) observer: Observer,
-    /// What each product is matched as.
-    pub(crate) matched: BTreeMap<String, Matched>,
+    /// Who runs, and on what it stands.
+    pub(crate) roster: Arc<Roster>,
 }
 
 impl Parts {

@@ -58,6 +58,8 @@ async fn receive(
 ) -> Result<Infallible, capture::Error> {
     let Pipeline { index, inbox, recompute, progress, observer } = pipeline;
     let mut matcher = Matcher::new(Arc::clone(&index.borrow()));
+    // A transaction is folded by what is published when its first change arrives, all of it (R1).
+    let mut inside = false;
     loop {
         inbox.room().await;
         match stream.next().await? {
@@ -67,16 +69,19 @@ async fn receive(
                 let doubts = recompute.ledger().disconnected(received);
                 inbox.doubt(doubts);
                 inbox.opened(at, pid);
+                inside = false;
                 progress.send_modify(|progress| progress.connection += 1);
             }
             Delivered::Change(change) => {
                 observer.count(Counter::Changes, 1);
+                if !std::mem::replace(&mut inside, true) {
+                    matcher.follow(&index.borrow());
+                }
                 inbox.pending().change(&mut matcher, &change);
             }
             Delivered::Commit(transaction) => {
                 inbox.commit(&transaction);
-                // Products that join are matched by their rules from the next transaction on (R1).
-                matcher.follow(&index.borrow());
+                inside = false;
             }
             Delivered::Idle(position) => inbox.idle(position),
         }

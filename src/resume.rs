@@ -13,7 +13,7 @@ use crate::{
     postgres::{Client, Error as SourceError, publication, slot},
     store::{
         self, StateCell, Store,
-        state::{self, Matched, Origin, State},
+        state::{self, Matched, Origin, Seen, State},
     },
 };
 
@@ -261,14 +261,14 @@ pub struct Joins {
 /// those that join whatever the list says: their tables were published just now, or the epoch is new.
 pub fn joins(
     listed: &BTreeMap<String, Matched>,
-    wanted: &BTreeMap<String, (Fingerprint, String)>,
+    wanted: &BTreeMap<String, (Fingerprint, Seen)>,
     anew: impl Fn(&str) -> bool,
     stamp: impl Fn() -> u64,
 ) -> Joins {
     let mut joins = Joins::default();
-    for (name, (definition, catalogue)) in wanted {
+    for (name, (definition, seen)) in wanted {
         let same = |listed: &&Matched| {
-            listed.definition == *definition && listed.catalogue == *catalogue && !anew(name)
+            listed.definition == *definition && listed.seen == *seen && !anew(name)
         };
         let goes_on = listed.get(name).filter(same);
         if goes_on.is_none() {
@@ -276,8 +276,8 @@ pub fn joins(
             joins.joining.insert(name.clone());
         }
         let generation = goes_on.map_or_else(&stamp, |listed| listed.generation);
-        let (definition, catalogue) = (*definition, catalogue.clone());
-        joins.matched.insert(name.clone(), Matched { definition, generation, catalogue });
+        let (definition, seen) = (*definition, seen.clone());
+        joins.matched.insert(name.clone(), Matched { definition, generation, seen });
     }
     for name in listed.keys().filter(|name| !wanted.contains_key(*name)) {
         joins.cells.push(state::matched(name, None, stamp()));
@@ -362,6 +362,7 @@ mod tests {
     #[test]
     fn a_product_that_left_and_comes_back_gets_another_generation() {
         let definition = Fingerprint([1; 16]);
+        let seen = |catalogue: &str| Seen { catalogue: catalogue.to_owned(), ..Seen::default() };
         let stamps = std::cell::Cell::new(10);
         let stamp = || {
             stamps.set(stamps.get() + 1);
@@ -370,7 +371,7 @@ mod tests {
         let matched = |definition, generation, catalogue: &str| Matched {
             definition,
             generation,
-            catalogue: catalogue.to_owned(),
+            seen: seen(catalogue),
         };
         let listed = BTreeMap::from([
             ("stays".to_owned(), matched(definition, 5, "c")),
@@ -380,7 +381,7 @@ mod tests {
             ("silently".to_owned(), matched(definition, 9, "before")),
         ]);
         let wanted = ["stays", "edited", "new", "published", "silently"]
-            .map(|name| (name.to_owned(), (definition, "c".to_owned())))
+            .map(|name| (name.to_owned(), (definition, seen("c"))))
             .into();
         let joins = joins(&listed, &wanted, |name| name == "published", stamp);
         assert_eq!(joins.matched["stays"].generation, 5);

@@ -51,13 +51,13 @@ fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
     catalog.faults.iter().for_each(|fault| say(&fault.to_string()));
     for (name, slot) in &catalog.products {
         match slot {
-            Slot::Ready(_) => {
+            Slot::Ready { .. } => {
                 say(&format!("{name}: ready"));
                 let lines =
                     index.rules(name).map(crate::depend::Rules::explain).unwrap_or_default();
                 lines.iter().for_each(|line| say(&format!("  {line}")));
             }
-            Slot::Broken(faults) => {
+            Slot::Broken { faults, .. } => {
                 broken += 1;
                 say(&format!("{name}: broken"));
                 faults.iter().for_each(|fault| say(&fault.to_string()));

@@ -68,11 +68,11 @@ impl Explain {
                     names.join(", ")
                 )))
             }
-            Some(Slot::Broken(faults)) => {
+            Some(Slot::Broken { faults, .. }) => {
                 faults.iter().for_each(|fault| complain(&fault.to_string()));
                 Err(Stop::no())
             }
-            Some(Slot::Ready(product)) if !product.draft.policy.change => {
+            Some(Slot::Ready { product, .. }) if !product.draft.policy.change => {
                 say(&format!(
                     "{name}: changes are not matched for it (refresh does not say \"change\")"
                 ));

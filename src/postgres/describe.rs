@@ -36,6 +36,8 @@ pub struct Refusal {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// Postgres's code; empty where it is not Postgres that refuses.
+    pub sqlstate: String,
 }
 
 /// Why a product has no description.
@@ -207,7 +209,8 @@ fn refused(
     let message = names.fold(said.message().to_owned(), |message, (index, parameter)| {
         message.replace(&format!("${}", index + 1), &format!(":{}", parameter.name))
     });
-    DescribeError::Refused(Refusal { offset, message, hint })
+    let sqlstate = said.code().code().to_owned();
+    DescribeError::Refused(Refusal { offset, message, hint, sqlstate })
 }
 
 /// Syntax, names, rights and types; values; what is not supported; what only reads; schemas; too complex.
@@ -242,6 +245,7 @@ struct View {
     oid: u32,
     tree: String,
     little_endian: bool,
+    canonical: String,
 }
 
 async fn make_view(
@@ -272,8 +276,9 @@ async fn make_view(
     let oid: u32 = row.try_get(0).map_err(fail)?;
     let sql = include_str!("../../sql/postgres/describe_view.sql");
     let row = transaction.query_one(sql, &[&oid]).await.map_err(fail)?;
-    let (tree, little_endian) = (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
-    Ok(View { oid, tree, little_endian })
+    let (tree, canonical) = (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
+    let little_endian = row.try_get(2).map_err(fail)?;
+    Ok(View { oid, tree, little_endian, canonical })
 }
 
 async fn read(
@@ -296,6 +301,7 @@ async fn read(
     close(transaction, &mut reads, twins).await?;
     let mut description = Description {
         tree: view.map(|view| view.tree.clone()),
+        canonical: view.map(|view| view.canonical.clone()),
         little_endian: view.is_some_and(|view| view.little_endian),
         ..base.clone()
     };
@@ -310,6 +316,7 @@ async fn read(
         .map_err(Failed::Source)?;
     description.catalogue = catalogue.fingerprint(&objects);
     description.definitions = catalogue.definitions(&objects);
+    description.growth = catalogue.growth(&objects);
     Ok(description)
 }
 
@@ -519,6 +526,7 @@ async fn mentioned(
             offset: question.offset,
             message: "nobody can tell which tables it reads".to_owned(),
             hint: "grant kck's role TEMP on the database, or nest the statement less".to_owned(),
+            sqlstate: String::new(),
         }));
     };
     let (relations, functions) = (list(&mentions.relations), list(&mentions.functions));
@@ -554,7 +562,8 @@ async fn tables(
         if !readable {
             let message = format!("kck's role may not read {}.{}", table.schema, table.name);
             let hint = format!("grant select on {}.{} to it", table.schema, table.name);
-            return Err(Failed::Refused(Refusal { offset: question.offset, message, hint }));
+            let (offset, sqlstate) = (question.offset, String::new());
+            return Err(Failed::Refused(Refusal { offset, message, hint, sqlstate }));
         }
         description.tables.push(table);
     }

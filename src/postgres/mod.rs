@@ -223,6 +223,11 @@ impl Housekeeping {
         Ok(&mut self.open().await?.client)
     }
 
+    /// Gives up on whatever was asked.
+    pub fn hang_up(&mut self) {
+        self.open = None;
+    }
+
     async fn open(&mut self) -> Result<&mut Open, Error> {
         let history = self.source.history();
         let usable = |open: &Open| !open.client.is_closed() && open.history == history;

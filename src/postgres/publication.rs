@@ -89,7 +89,6 @@ pub async fn publication(client: &Client, name: &str) -> Result<Option<Publicati
             row: row.try_get("row")?,
             rows: members.iter().copied().zip(rows).collect(),
             tables: members,
-
             filtered: tables("filtered")?,
             narrowed: tables("narrowed")?,
             unnamed: row.try_get("unnamed")?,

@@ -28,7 +28,7 @@ pub fn build(draft: Draft, description: Description) -> Result<Product, Vec<Faul
     if !faults.is_empty() {
         return Err(faults);
     }
-    let shape = shape(&draft, &description.columns);
+    let shape = shape(&draft, &parameters, &description.columns);
     let fingerprint = fingerprint(&draft, &parameters, &description, shape);
     Ok(Product { draft, parameters, description, fingerprint, shape })
 }
@@ -104,9 +104,15 @@ impl Hash {
     }
 }
 
-fn shape(draft: &Draft, columns: &[OutputColumn]) -> Fingerprint {
+/// The parameters are in it: with others the same text is another key.
+fn shape(draft: &Draft, parameters: &[Parameter], columns: &[OutputColumn]) -> Fingerprint {
     let mut hash = Hash::default();
     hash.add("shape");
+    hash.add(&parameters.len().to_string());
+    for parameter in parameters {
+        hash.add(&parameter.name);
+        hash.add_type(&parameter.type_);
+    }
     hash.add(&format!("{:?}", draft.policy.result));
     for column in columns {
         hash.add(&column.name);
@@ -245,6 +251,7 @@ pub(super) mod tests {
             built("/* kck\nresult = \"row\" */ select :id", described()).unwrap().shape,
             base.shape
         );
+        assert_ne!(built("select :other", described()).unwrap().shape, base.shape);
         let mut named = described();
         named.columns[0].name = "d".to_owned();
         assert_ne!(built("select :id", named).unwrap().shape, base.shape);

@@ -5,9 +5,10 @@ use std::{
     fs, io,
     ops::Range,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
-use super::{Draft, Fault, parse, policy};
+use super::{Draft, Fault, files::Files, parse, policy};
 use crate::description::{ParameterSpec, Question};
 
 /// The largest file that is read, in bytes.
@@ -33,24 +34,15 @@ pub struct Loaded {
 /// Reads every product below `folder`; a folder that is not there is an empty one.
 #[must_use]
 pub fn load(folder: &Path) -> Loaded {
-    let mut found = Found::default();
-    found.folder(folder, 0);
-    let mut loaded = Loaded { faults: found.faults, ..Loaded::default() };
-    for (name, files) in found.files {
-        match files.as_slice() {
-            [file] => match read_draft(&name, file) {
-                Ok(draft) => loaded.drafts.push(draft),
-                Err(faults) => {
-                    loaded.broken.insert(name, faults);
-                }
-            },
-            _ => {
-                let faults = files.iter().map(|file| same_name(&name, file, &files)).collect();
-                loaded.broken.insert(name, faults);
-            }
-        }
+    Files::read(folder).loaded()
+}
+
+/// What a name's files say: there may only be one.
+pub(super) fn said(name: &str, files: &[&Path]) -> Result<Draft, Vec<Fault>> {
+    match files {
+        [file] => read_draft(name, file),
+        _ => Err(files.iter().map(|file| same_name(name, file, files)).collect()),
     }
-    loaded
 }
 
 /// Reads one product's file.
@@ -209,10 +201,10 @@ fn whole(file: &Path, what: &str, hint: &str) -> Fault {
     Fault::at(file, "", 0, what, hint)
 }
 
-fn same_name(name: &str, file: &Path, files: &[PathBuf]) -> Fault {
+fn same_name(name: &str, file: &Path, files: &[&Path]) -> Fault {
     let others: Vec<_> = files
         .iter()
-        .filter(|other| *other != file)
+        .filter(|other| **other != file)
         .map(|other| other.display().to_string())
         .collect();
     whole(
@@ -222,17 +214,30 @@ fn same_name(name: &str, file: &Path, files: &[PathBuf]) -> Fault {
     )
 }
 
+/// When a file was last written, and how long it is.
+pub(super) type Stamp = (Option<SystemTime>, u64);
+
+/// What lies below a folder, unread.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     /// Name → files.
-    files: BTreeMap<String, Vec<PathBuf>>,
-    faults: Vec<Fault>,
+    pub(super) files: BTreeMap<String, Vec<(PathBuf, Stamp)>>,
+    pub(super) faults: Vec<Fault>,
+    /// Some folder could not be read: what is not found may be there.
+    pub(super) incomplete: bool,
     /// Real paths of the folders entered: a symbolic link may lead back.
     entered: BTreeSet<PathBuf>,
     count: usize,
 }
 
 impl Found {
+    /// Everything below `folder`.
+    pub(super) fn below(folder: &Path) -> Self {
+        let mut found = Self::default();
+        found.folder(folder, 0);
+        found
+    }
+
     fn folder(&mut self, folder: &Path, depth: usize) {
         let real = match fs::canonicalize(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && depth == 0 => return,
@@ -246,6 +251,7 @@ impl Found {
         }) {
             Ok(entries) => entries,
             Err(error) => {
+                self.incomplete = true;
                 self.faults.push(whole(
                     folder,
                     &format!("it cannot be read: {error}"),
@@ -270,7 +276,9 @@ impl Found {
             match fs::metadata(&path) {
                 _ if hidden => {}
                 Ok(metadata) if metadata.is_dir() => self.folder(&path, depth + 1),
-                Ok(metadata) if metadata.is_file() => self.file(path),
+                Ok(metadata) if metadata.is_file() => {
+                    self.file(path, (metadata.modified().ok(), metadata.len()));
+                }
                 Ok(_) => {}
                 Err(error) => self.faults.push(whole(
                     &path,
@@ -281,7 +289,7 @@ impl Found {
         }
     }
 
-    fn file(&mut self, file: PathBuf) {
+    fn file(&mut self, file: PathBuf, stamp: Stamp) {
         let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
         if !extension.is_some_and(|extension| matches!(extension.as_str(), "sql" | "toml")) {
             return;
@@ -300,7 +308,7 @@ impl Found {
         let name =
             file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         if is_name(&name) {
-            self.files.entry(name).or_default().push(file);
+            self.files.entry(name).or_default().push((file, stamp));
         } else {
             let hint = format!(
                 "a name is made of a-z, 0-9 and _, begins with a letter, and has at most {NAME_BYTES_MAX} characters"

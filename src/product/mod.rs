@@ -23,6 +23,7 @@ use crate::{
 pub mod build;
 pub mod canonical;
 pub mod file;
+pub mod files;
 pub mod parameter;
 pub mod parse;
 pub mod policy;
@@ -41,11 +42,13 @@ pub struct Fault {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// Postgres's code, where it is Postgres that says so; else empty.
+    pub sqlstate: String,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, line, column, message, hint } = self;
+        let Self { file, line, column, message, hint, .. } = self;
         write!(f, "{}:{line}:{column}: {message}\n  hint: {hint}", file.display())
     }
 }
@@ -63,7 +66,14 @@ impl Fault {
         let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Self { file: file.to_owned(), line, column, message: what.into(), hint: hint.into() }
+        Self {
+            file: file.to_owned(),
+            line,
+            column,
+            message: what.into(),
+            hint: hint.into(),
+            sqlstate: String::new(),
+        }
     }
 }
 
@@ -173,7 +183,7 @@ pub struct Product {
     pub description: Description,
     /// Changes whenever an answer might mean something else.
     pub fingerprint: Fingerprint,
-    /// `result`, column names and types.
+    /// Parameters, `result`, column names and types.
     pub shape: Fingerprint,
 }
 
@@ -189,9 +199,51 @@ impl Product {
 #[derive(Debug, Clone)]
 pub enum Slot {
     /// It can be asked.
-    Ready(Arc<Product>),
+    Ready {
+        /// As it runs.
+        product: Arc<Product>,
+        /// What is wrong with its file as it is now; empty where it runs as its file says.
+        faults: Vec<Fault>,
+    },
     /// It cannot, and says why.
-    Broken(Vec<Fault>),
+    Broken {
+        /// As it ran before: its entries may stand in, as stale.
+        last: Option<Arc<Product>>,
+        /// Why.
+        faults: Vec<Fault>,
+    },
+}
+
+impl Slot {
+    /// One that runs as its file says.
+    #[must_use]
+    pub fn ready(product: Arc<Product>) -> Self {
+        Self::Ready { product, faults: Vec::new() }
+    }
+
+    /// As it runs, or ran before it broke.
+    #[must_use]
+    pub fn product(&self) -> Option<&Arc<Product>> {
+        match self {
+            Self::Ready { product, .. } => Some(product),
+            Self::Broken { last, .. } => last.as_ref(),
+        }
+    }
+
+    /// What is wrong with it, or with its file as it is now.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        match self {
+            Self::Ready { faults, .. } | Self::Broken { faults, .. } => faults,
+        }
+    }
+
+    /// Postgres's code for what is wrong; empty where it is not Postgres that says so.
+    #[must_use]
+    pub fn sqlstate(&self) -> &str {
+        let mut codes = self.faults().iter().map(|fault| fault.sqlstate.as_str());
+        codes.find(|code| !code.is_empty()).unwrap_or_default()
+    }
 }
 
 /// All products by name.
@@ -207,8 +259,8 @@ impl Catalog {
     /// The working products.
     pub fn ready(&self) -> impl Iterator<Item = &Arc<Product>> {
         self.products.values().filter_map(|slot| match slot {
-            Slot::Ready(product) => Some(product),
-            Slot::Broken(_) => None,
+            Slot::Ready { product, .. } => Some(product),
+            Slot::Broken { .. } => None,
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     pattern::Pattern,
     product::{Catalog, Eager, Product, Slot},
     progress::Progress,
-    store::{Error as StoreError, Store},
+    store::{Error as StoreError, Forget, Store},
 };
 
 use super::{
@@ -263,6 +263,15 @@ impl Handle {
         Marks { keys, products: products.iter().filter_map(whole).collect() }
     }
 
+    /// The keys of a product that were computed by a statement that saw more of the log than this, or are being.
+    #[must_use]
+    pub fn computed_after(&self, product: &str, insert: Lsn) -> Vec<Key> {
+        // Those that run first: whichever ends meanwhile has an entry.
+        let mut keys: Vec<Key> = self.queue().running_of(product).cloned().collect();
+        keys.extend(self.ledger().computed_after(product, insert).cloned());
+        keys
+    }
+
     /// What is read or watched is computed again once V has passed these marks.
     pub fn wake_later(&self, marks: Marks) {
         self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).push(marks);
@@ -302,7 +311,7 @@ impl Handle {
     }
 
     fn wake_key(&self, catalog: &Catalog, key: &Key) {
-        let Some(Slot::Ready(product)) = catalog.products.get(key.product()) else { return };
+        let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else { return };
         let eager = match product.draft.policy.eager {
             Eager::Always => true,
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
@@ -332,10 +341,23 @@ impl Handle {
     /// # Errors
     /// When the store does not take the deletion: the key stays tracked, without an entry.
     pub async fn untrack(&self, key: &Key) -> Result<(), StoreError> {
-        let Some(forget) = self.ledger().untrack(key) else { return Ok(()) };
-        self.shared.reserve.ensure(forget.stamp, 0).await?;
-        self.shared.store.forget(std::slice::from_ref(&forget)).await?;
-        self.ledger().forget(&forget);
+        self.untrack_all(std::slice::from_ref(key)).await
+    }
+
+    /// Lets go of many keys in one write.
+    ///
+    /// # Errors
+    /// As [`Handle::untrack`].
+    pub async fn untrack_all(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let forgets: Vec<Forget> = {
+            let mut ledger = self.ledger();
+            keys.iter().filter_map(|key| ledger.untrack(key)).collect()
+        };
+        let Some(highest) = forgets.iter().map(|forget| forget.stamp).max() else { return Ok(()) };
+        self.shared.reserve.ensure(highest, 0).await?;
+        self.shared.store.forget(&forgets).await?;
+        let mut ledger = self.ledger();
+        forgets.iter().for_each(|forget| ledger.forget(forget));
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::{
     entry::{Fingerprint, Lease, Meta, Stamp},
     key::Key,
     pattern::Pattern,
+    product::Product,
     store::{Forget, Scanned, Track},
 };
 
@@ -29,6 +30,16 @@ pub struct Terms {
     pub shape: Fingerprint,
     /// Changes are matched for it: its entries can be certified.
     pub certified: bool,
+}
+
+impl Terms {
+    /// Those of a product.
+    #[must_use]
+    pub fn of(product: &Product) -> Self {
+        let policy = &product.draft.policy;
+        let certified = policy.change && policy.expire.is_none();
+        Self { fingerprint: product.fingerprint, shape: product.shape, certified }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -180,6 +191,20 @@ impl Ledger {
         }
     }
 
+    /// The product is known again, analysed anew or refused: it is answered uncached until it has joined, and its
+    /// entries may stand in as stale.
+    pub fn come_back(&mut self, name: &str) {
+        if let Some(state) = self.products.get_mut(name) {
+            (state.left, state.joins) = (false, Lsn(u64::MAX));
+        }
+    }
+
+    /// There is no such product any more, and no key of it.
+    pub fn drop_product(&mut self, name: &str) {
+        self.products.remove(name);
+        self.by_product.remove(name);
+    }
+
     /// Whether the product is not what was analysed: its entries are no answers any more.
     #[must_use]
     pub fn has_left(&self, name: &str) -> bool {
@@ -236,6 +261,14 @@ impl Ledger {
     /// The keys of a product, in no order.
     pub fn keys_of(&self, product: &str) -> impl Iterator<Item = &Key> {
         self.by_product.get(product).into_iter().flatten()
+    }
+
+    /// The keys of a product whose statement saw more of the source's log than this.
+    pub fn computed_after(&self, product: &str, insert: Lsn) -> impl Iterator<Item = &Key> {
+        self.keys_of(product).filter(move |key| {
+            let entry = self.keys.get(*key).and_then(|tracked| tracked.entry.as_ref());
+            entry.is_some_and(|meta| meta.insert > insert)
+        })
     }
 
     /// Lets a key in, before its statement begins (R4). A track record still to be written comes back.
@@ -747,6 +780,18 @@ mod tests {
         ledger.leave("p");
         assert!(!ledger.joins("p", Lsn(7)));
         assert!(!ledger.is_cached("p", Lsn(100)));
+    }
+
+    #[test]
+    fn one_that_comes_back_stands_in_until_it_has_joined() {
+        let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
+        kept(&mut ledger, &key, 10, 5000, 1);
+        ledger.leave("p");
+        ledger.product("p", terms(2), Position::default());
+        ledger.come_back("p");
+        assert!(!ledger.has_left("p") && !ledger.is_cached("p", Lsn(100)));
+        assert_eq!(fresh(&ledger, &key), Some(false), "it is of another definition");
+        assert!(ledger.joins("p", Lsn(7)) && ledger.is_cached("p", Lsn(7)));
     }
 
     #[test]

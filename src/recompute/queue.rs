@@ -80,6 +80,11 @@ impl<W> Queue<W> {
         self.running.len()
     }
 
+    /// The keys of a product that are being computed.
+    pub fn running_of(&self, product: &str) -> impl Iterator<Item = &Key> {
+        self.running.keys().filter(move |key| key.product() == product)
+    }
+
     /// Somebody waits for a key.
     ///
     /// # Errors

@@ -111,8 +111,9 @@ impl Worker {
     async fn batch(&self, keys: Vec<Key>) {
         let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return };
         let slot = self.handle.shared.catalog.borrow().products.get(&name).cloned();
-        let Some(Slot::Ready(product)) = slot else {
-            let broken = Error::ProductBroken { sqlstate: String::new() };
+        let Some(Slot::Ready { product, .. }) = slot else {
+            let sqlstate = slot.map_or_else(String::new, |slot| slot.sqlstate().to_owned());
+            let broken = Error::ProductBroken { sqlstate };
             for key in &keys {
                 self.answer(key, Err(broken.clone()));
             }

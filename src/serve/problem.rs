@@ -167,6 +167,8 @@ pub enum KeyFault {
     Broken {
         /// Its name.
         product: String,
+        /// Postgres's code, where Postgres refused it; else empty.
+        sqlstate: String,
     },
     /// Too few or too many parameters.
     Count {
@@ -216,12 +218,12 @@ impl From<KeyFault> for Problem {
                 )
                 .with_args([product])
             }
-            KeyFault::Broken { product } => Self::new(
+            KeyFault::Broken { product, sqlstate } => Self::new(
                 Kind::ProductBroken,
                 format!("the product '{product}' does not work"),
                 "GET /products says why",
             )
-            .with_args([product]),
+            .with_args([product, sqlstate].into_iter().filter(|arg| !arg.is_empty())),
             KeyFault::Count { product, expected, got } => count(product, &expected, got),
             KeyFault::Bad { parameter, type_name, text, fact } => {
                 let text = echo(&text);
@@ -287,6 +289,11 @@ impl From<recompute::Error> for Problem {
                 Kind::SourceUnavailable,
                 "the answer has to be computed and the source cannot be asked now",
                 "try again; /readyz says since when",
+            ),
+            Error::ProductBroken { sqlstate } if sqlstate.is_empty() => Self::new(
+                Kind::ProductBroken,
+                "the product does not work",
+                "GET /products says why",
             ),
             Error::ProductBroken { sqlstate } => Self::new(
                 Kind::ProductBroken,

@@ -94,8 +94,11 @@ pub async fn from_names(
 async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product>, Key), Problem> {
     let slot = context.catalog.borrow().products.get(name).cloned();
     let product = match slot {
-        Some(Slot::Ready(product)) => product,
-        Some(Slot::Broken(_)) => return Err(KeyFault::Broken { product: name.to_owned() }.into()),
+        Some(Slot::Ready { product, .. } | Slot::Broken { last: Some(product), .. }) => product,
+        Some(broken @ Slot::Broken { last: None, .. }) => {
+            let (product, sqlstate) = (name.to_owned(), broken.sqlstate().to_owned());
+            return Err(KeyFault::Broken { product, sqlstate }.into());
+        }
         None => return Err(KeyFault::Unknown { product: name.to_owned() }.into()),
     };
     let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {

@@ -37,8 +37,20 @@ pub struct Matched {
     pub definition: Fingerprint,
     /// Told from an earlier matching of the same definition.
     pub generation: u64,
-    /// A hash over all that the stream does not say of what it reads, as it was last seen (R14).
+    /// As it was last seen.
+    pub seen: Seen,
+}
+
+/// All that the stream does not say of what a product reads (R14). What was seen before and is another now may have
+/// hidden changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// A hash over the definitions of what it reads.
     pub catalogue: String,
+    /// A hash over the columns that came to its tables since.
+    pub growth: String,
+    /// Tells the membership of its tables in the publication from every other that they ever had.
+    pub membership: String,
 }
 
 /// Everything the state table holds.
@@ -111,8 +123,13 @@ impl State {
                     } else if let Some(product) = name.strip_prefix(MATCHED) {
                         let definition = fingerprint(name, word(0)?)?;
                         let generation = number(name, word(1)?)?;
-                        let catalogue = word(2)?.to_owned();
-                        let matched = Matched { definition, generation, catalogue };
+                        let seen = Seen {
+                            catalogue: word(2)?.to_owned(),
+                            // Not there in what an earlier version wrote: it is seen anew then.
+                            growth: word(3).unwrap_or_default().to_owned(),
+                            membership: word(4).unwrap_or_default().to_owned(),
+                        };
+                        let matched = Matched { definition, generation, seen };
                         state.matched.insert(product.to_owned(), matched);
                     }
                 }
@@ -155,8 +172,9 @@ pub fn mark(product: &str, position: Position) -> StateCell {
 /// A product joins the list of those matched, or leaves it.
 #[must_use]
 pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell {
-    let text = matched.map(|Matched { definition, generation, catalogue }| {
-        format!("{}\n{generation}\n{catalogue}", hex(definition))
+    let text = matched.map(|Matched { definition, generation, seen }| {
+        let Seen { catalogue, growth, membership } = seen;
+        format!("{}\n{generation}\n{catalogue}\n{growth}\n{membership}", hex(definition))
     });
     StateCell { name: format!("{MATCHED}{product}"), value: text.map(Bytes::from), stamp }
 }
@@ -234,7 +252,15 @@ mod tests {
             marks: [("p".to_owned(), at(5))].into(),
             matched: [(
                 "p".to_owned(),
-                Matched { definition: Fingerprint([7; 16]), generation: 12, catalogue: "c".into() },
+                Matched {
+                    definition: Fingerprint([7; 16]),
+                    generation: 12,
+                    seen: Seen {
+                        catalogue: "c".into(),
+                        growth: "g".into(),
+                        membership: "5 6,none".into(),
+                    },
+                },
             )]
             .into(),
             publishing: [TableId(5), TableId(6)].into(),

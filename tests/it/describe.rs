@@ -327,6 +327,8 @@ enum Moves {
     Nothing,
     /// Where rows lie: the stream does not tell of it, so the product is marked.
     Rows,
+    /// Columns that came since: it is described again, and may mean the same.
+    Growth,
     /// What the product means: it is described anew.
     Definitions,
 }
@@ -365,10 +367,16 @@ const MOVES: &[(Moves, &[&str])] = &[
         ],
     ),
     (
-        Moves::Definitions,
+        Moves::Growth,
         &[
             "alter table orders add column extra int",
-            "alter table orders drop column extra",
+            "alter table orders rename column extra to more",
+            "alter table orders drop column more",
+        ],
+    ),
+    (
+        Moves::Definitions,
+        &[
             "alter table parent alter column v type text using v || 'x'",
             "alter table customers rename column active to enabled",
             "alter table customers rename column enabled to active",
@@ -399,24 +407,23 @@ fn a_look_at_the_catalogue_sees_what_the_stream_does_not_tell() {
         let objects = Objects::of(&description);
         let look = async || {
             let seen = catalogue::look(&client, catalogue::QUESTION, &objects).await.unwrap();
-            (seen.fingerprint(&objects), seen.definitions(&objects))
+            (seen.fingerprint(&objects), seen.definitions(&objects), seen.growth(&objects))
         };
         let mut before = look().await;
-        assert_eq!(before, (description.catalogue, description.definitions));
+        let Description { catalogue, definitions, growth, .. } = description;
+        assert_eq!(before, (catalogue, definitions, growth));
         for (moves, statements) in MOVES {
             for statement in *statements {
                 database.run(statement).await;
                 let now = look().await;
-                let moved = match (now.0 != before.0, now.1 != before.1) {
-                    (false, false) => Moves::Nothing,
-                    (true, false) => Moves::Rows,
-                    (_, true) => Moves::Definitions,
+                let moved = match (now.0 != before.0, now.1 != before.1, now.2 != before.2) {
+                    (false, false, false) => Moves::Nothing,
+                    (true, false, false) => Moves::Rows,
+                    (false, false, true) => Moves::Growth,
+                    (true, true, _) => Moves::Definitions,
+                    torn => panic!("{statement}: {torn:?}"),
                 };
-                assert_eq!(
-                    (moved, now.0 != before.0),
-                    (*moves, *moves != Moves::Nothing),
-                    "{statement}"
-                );
+                assert_eq!(moved, *moves, "{statement}");
                 before = now;
             }
         }

@@ -15,6 +15,7 @@ mod flow;
 mod invisible;
 mod oracle;
 mod reading;
+mod reload;
 mod store;
 mod storm;
 mod support;

@@ -61,7 +61,7 @@ impl Reader {
     fn new(kck: &Kck, key: &Key) -> Self {
         let context = kck.app.context.clone();
         let slot = context.catalog.borrow().products.get(key.product()).cloned();
-        let Some(Slot::Ready(product)) = slot else { panic!("{key} has a product") };
+        let Some(Slot::Ready { product, .. }) = slot else { panic!("{key} has a product") };
         Self { context, product, key: key.clone() }
     }
 

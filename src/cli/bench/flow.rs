@@ -118,7 +118,7 @@ impl Sides {
     async fn open(own: &Own) -> Result<Self, Stop> {
         let client = own.connect("bench").await?;
         let sql = match own.context.catalog.borrow().products.get("orders_of") {
-            Some(Slot::Ready(product)) => {
+            Some(Slot::Ready { product, .. }) => {
                 product.draft.question.sql(|hole| format!("${}", hole + 1))
             }
             _ => {

@@ -143,8 +143,8 @@ async fn make_database(postgres: &Postgres, setup: &Setup<'_>) -> Result<String,
 /// Returns when every product is kept and matched: just after the start each is answered uncached (R1).
 async fn followed(context: &Context) -> Result<(), Stop> {
     let catalog = Arc::clone(&context.catalog.borrow());
-    if let Some(Slot::Broken(faults)) =
-        catalog.products.values().find(|slot| matches!(slot, Slot::Broken(_)))
+    if let Some(Slot::Broken { faults, .. }) =
+        catalog.products.values().find(|slot| matches!(slot, Slot::Broken { .. }))
     {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
         return Err(Stop::cannot(faults.join("\n")));

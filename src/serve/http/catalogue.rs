@@ -20,13 +20,15 @@ pub(super) struct FaultView {
     column: usize,
     message: String,
     hint: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    sqlstate: String,
 }
 
 impl FaultView {
     pub(super) fn of(fault: &Fault) -> Self {
         let file = fault.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Fault { line, column, message, hint, .. } = fault.clone();
-        Self { file, line, column, message, hint }
+        let Fault { line, column, message, hint, sqlstate, .. } = fault.clone();
+        Self { file, line, column, message, hint, sqlstate }
     }
 }
 
@@ -43,8 +45,8 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     }
     let catalog = Arc::clone(&context.catalog.borrow());
     let products = catalog.products.iter().map(|(name, slot)| match slot {
-        Slot::Ready(product) => ProductView::Ready(ReadyView::of(product)),
-        Slot::Broken(faults) => ProductView::Broken {
+        Slot::Ready { product, faults } => ProductView::Ready(ReadyView::of(product, faults)),
+        Slot::Broken { faults, .. } => ProductView::Broken {
             name: name.clone(),
             state: "broken",
             faults: faults.iter().map(FaultView::of).collect(),
@@ -73,6 +75,9 @@ struct ReadyView {
     expire: Option<String>,
     stale: &'static str,
     eager: &'static str,
+    /// What is wrong with its file as it is now: it runs as the file was before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<FaultView>,
 }
 
 #[derive(Serialize)]
@@ -84,7 +89,7 @@ struct ParameterView {
 }
 
 impl ReadyView {
-    fn of(product: &Product) -> Self {
+    fn of(product: &Product, faults: &[Fault]) -> Self {
         let policy = &product.draft.policy;
         let specs = product.draft.question.parameters.iter().zip(&product.description.parameters);
         let parameters = specs.map(|(spec, type_)| ParameterView {
@@ -114,6 +119,7 @@ impl ReadyView {
                 Eager::Always => "always",
                 Eager::Never => "never",
             },
+            faults: faults.iter().map(FaultView::of).collect(),
         }
     }
 }
@@ -148,6 +154,7 @@ mod tests {
             column: 8,
             message: "m".into(),
             hint: "h".into(),
+            sqlstate: String::new(),
         };
         assert_eq!(FaultView::of(&fault).file, "orders_of.sql");
     }

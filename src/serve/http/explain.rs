@@ -54,8 +54,11 @@ pub(super) fn explain(
     let slot = context.catalog.borrow().products.get(&product).cloned();
     match slot {
         None => reply::problem(&Problem::from(KeyFault::Unknown { product })),
-        Some(Slot::Broken(_)) => reply::problem(&Problem::from(KeyFault::Broken { product })),
-        Some(Slot::Ready(_)) => {
+        Some(broken @ Slot::Broken { .. }) => {
+            let sqlstate = broken.sqlstate().to_owned();
+            reply::problem(&Problem::from(KeyFault::Broken { product, sqlstate }))
+        }
+        Some(Slot::Ready { .. }) => {
             let explanation = (context.explain)(&product);
             let refreshes = context.observer.refreshes().get(&product).copied().unwrap_or_default();
             let matched = explanation.is_some();

@@ -147,9 +147,7 @@ async fn resolved(
 /// The type of a product's parameter, if there are such a product and parameter.
 fn type_of(context: &Context, product: &str, parameter: &str) -> Option<String> {
     let catalog = context.catalog.borrow();
-    let Slot::Ready(product) = catalog.products.get(product)? else {
-        return None;
-    };
+    let product = catalog.products.get(product).and_then(Slot::product)?;
     let named = product.draft.question.parameters.iter().zip(&product.description.parameters);
     named.filter(|(spec, _)| spec.name == parameter).map(|(_, type_)| type_.name.clone()).next()
 }

@@ -173,11 +173,13 @@ struct KeysView<N: Serialize> {
 #[derive(Serialize)]
 struct ProductsView {
     ready: Vec<String>,
-    broken: Vec<BrokenView>,
+    /// Of the ready ones those that run as they were, since their files as they are now do not load.
+    kept: Vec<FaultyView>,
+    broken: Vec<FaultyView>,
 }
 
 #[derive(Serialize)]
-struct BrokenView {
+struct FaultyView {
     name: String,
     faults: Vec<FaultView>,
 }
@@ -209,14 +211,17 @@ impl SlotView {
 
 impl ProductsView {
     fn of(context: &Context) -> Self {
-        let mut view = Self { ready: Vec::new(), broken: Vec::new() };
+        let mut view = Self { ready: Vec::new(), kept: Vec::new(), broken: Vec::new() };
         for (name, slot) in &context.catalog.borrow().products {
-            let name = name.clone();
+            let faults: Vec<_> = slot.faults().iter().map(FaultView::of).collect();
+            let faulty = || FaultyView { name: name.clone(), faults };
             match slot {
-                Slot::Ready(_) => view.ready.push(name),
-                Slot::Broken(faults) => {
-                    let faults = faults.iter().map(FaultView::of).collect();
-                    view.broken.push(BrokenView { name, faults });
+                Slot::Broken { .. } => view.broken.push(faulty()),
+                Slot::Ready { faults, .. } => {
+                    view.ready.push(name.clone());
+                    if !faults.is_empty() {
+                        view.kept.push(faulty());
+                    }
                 }
             }
         }

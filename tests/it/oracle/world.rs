@@ -110,8 +110,8 @@ impl World {
 /// What is wrong with products that are not served.
 pub(super) fn broken(catalog: &Catalog) -> Vec<String> {
     let faults = catalog.products.iter().filter_map(|(name, slot)| match slot {
-        Slot::Broken(faults) => Some(format!("{name}: {faults:?}")),
-        Slot::Ready(_) => None,
+        Slot::Broken { faults, .. } => Some(format!("{name}: {faults:?}")),
+        Slot::Ready { .. } => None,
     });
     faults.collect()
 }

@@ -8,6 +8,8 @@ use kck::{
     observe::{Counter, Event, Observer},
 };
 
+use serde_json::Value;
+
 use super::{
     Folder,
     client::{Reply, get},
@@ -130,6 +132,23 @@ impl Kck {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), wait).await.expect("the event comes")
+    }
+
+    /// Reads until the answer comes from the cache and is fresh; whatever is called fresh meanwhile must be `want`.
+    pub(crate) async fn kept(&self, key: &str, want: &Value) {
+        let asked = async {
+            loop {
+                let reply = self.get(&format!("/fetch/{key}")).await;
+                if reply.header("kck-stale") == "false" {
+                    assert_eq!(&reply.value(), want, "{key} is called fresh");
+                    if reply.header("kck-source") == "hit" {
+                        return;
+                    }
+                }
+            }
+        };
+        let kept = tokio::time::timeout(Duration::from_secs(30), asked).await;
+        kept.unwrap_or_else(|_| panic!("{key} is kept"));
     }
 
     pub(crate) async fn stop(self) {

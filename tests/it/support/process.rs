@@ -40,6 +40,12 @@ impl Process {
         line(&mut self.log, what).await
     }
 
+    /// kill -HUP.
+    pub(crate) fn hang_up(&self) {
+        let id = self.child.id().expect("it runs").to_string();
+        assert!(std::process::Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    }
+
     /// kill -9.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();

@@ -20,9 +20,9 @@ async fn postgres() -> &'static Postgres {
         let settings = PostgresSettings {
             statements: true,
             extra: vec![
-                ("max_replication_slots".into(), "60".into()),
-                ("max_wal_senders".into(), "60".into()),
-                ("max_connections".into(), "300".into()),
+                ("max_replication_slots".into(), "120".into()),
+                ("max_wal_senders".into(), "120".into()),
+                ("max_connections".into(), "400".into()),
             ],
             cache: cache(),
             ..PostgresSettings::default()
