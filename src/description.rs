@@ -59,6 +59,9 @@ pub struct Question {
     pub mentions: Option<Mentions>,
     /// Byte offset of `pieces[0]` in the file, so that Postgres's error positions can be mapped back.
     pub offset: usize,
+    /// Where the statement is made of parts, since it holds other products: bytes of the statement, with its
+    /// parameters as `:name`, at which a part begins → where it comes from in the file, in order.
+    pub parts: Vec<(usize, usize)>,
 }
 
 impl Question {
@@ -74,9 +77,21 @@ impl Question {
         sql
     }
 
-    /// The byte offset in the file of a character (from 0) of [`Question::sql`] with the same `write`.
-    pub fn offset_of(&self, character: usize, mut write: impl FnMut(usize) -> String) -> usize {
-        let (mut offset, mut left) = (self.offset, character);
+    /// The byte offset in the file of a character (from 0) of [`Question::sql`] with the same `write`. What comes from
+    /// another product is where that is read.
+    pub fn offset_of(&self, character: usize, write: impl FnMut(usize) -> String) -> usize {
+        let byte = self.byte_of(character, write);
+        let part = self.parts.partition_point(|(begins, _)| *begins <= byte);
+        let Some((begins, offset)) = part.checked_sub(1).and_then(|part| self.parts.get(part))
+        else {
+            return self.offset + byte;
+        };
+        let next = self.parts.get(part).map_or(usize::MAX, |(_, offset)| *offset);
+        (offset + byte - begins).min(next)
+    }
+
+    fn byte_of(&self, character: usize, mut write: impl FnMut(usize) -> String) -> usize {
+        let (mut offset, mut left) = (0, character);
         for (index, piece) in self.pieces.iter().enumerate() {
             if let Some((inside, _)) = piece.char_indices().nth(left) {
                 return offset + inside;

@@ -50,8 +50,8 @@ impl Index {
         )
     }
 
-    /// The index of these products, analysed before.
-    pub(super) fn of_rules(analysed: impl Iterator<Item = (Arc<Product>, Rules)>) -> Self {
+    /// The index of these products with rules that were found before.
+    pub fn of_rules(analysed: impl Iterator<Item = (Arc<Product>, Rules)>) -> Self {
         let mut index = Self::default();
         for (product, rules) in analysed {
             index.remove(product.name());

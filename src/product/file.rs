@@ -86,6 +86,7 @@ pub fn draft(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>>
         pieces: statement.pieces,
         mentions: statement.mentions,
         offset: statement.offset,
+        parts: Vec::new(),
     };
     Ok(Draft {
         name: name.to_owned(),
@@ -93,6 +94,7 @@ pub fn draft(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>>
         policy: header.policy,
         question,
         text,
+        calls: statement.calls,
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Draft, Fault,
+    Draft, Fault, compose,
     file::{Found, Loaded, Stamp, said},
 };
 
@@ -15,6 +15,8 @@ use super::{
 pub struct Files {
     folder: PathBuf,
     products: BTreeMap<String, Read>,
+    /// What each says, with the products that it reads.
+    composed: BTreeMap<String, Result<Draft, Vec<Fault>>>,
     faults: Vec<Fault>,
 }
 
@@ -41,14 +43,12 @@ impl Files {
     /// programs write by taking a file away and putting another in its place.
     pub fn look(&mut self, all: bool) -> BTreeSet<String> {
         let found = Found::below(&self.folder);
-        let mut moved = BTreeSet::new();
+        let mut moved = false;
         self.products.retain(|name, read| {
             let there = found.files.contains_key(name) || found.incomplete;
             let stays = there || !(all || read.missing);
             read.missing = !there;
-            if !stays {
-                moved.insert(name.clone());
-            }
+            moved |= !stays;
             stays
         });
         for (name, files) in found.files {
@@ -58,19 +58,26 @@ impl Files {
             }
             let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
             let said = said(&name, &paths);
-            if before.is_none_or(|before| before.said != said) {
-                moved.insert(name.clone());
-            }
+            moved |= before.is_none_or(|before| before.said != said);
             self.products.insert(name, Read { files, said, missing: false });
         }
         self.faults = found.faults;
-        moved
+        if moved { self.compose() } else { BTreeSet::new() }
+    }
+
+    /// A product moves with those that it reads.
+    fn compose(&mut self) -> BTreeSet<String> {
+        let said = self.products.iter().map(|(name, read)| (name.as_str(), &read.said));
+        let composed = compose::composed(said);
+        let before = std::mem::replace(&mut self.composed, composed);
+        let names = before.keys().chain(self.composed.keys());
+        names.filter(|name| before.get(*name) != self.composed.get(*name)).cloned().collect()
     }
 
     /// What the file of this name says: a draft, or its faults. `None` where there is no file.
     #[must_use]
     pub fn said(&self, name: &str) -> Option<&Result<Draft, Vec<Fault>>> {
-        self.products.get(name).map(|read| &read.said)
+        self.composed.get(name)
     }
 
     /// Faults that belong to no name.
@@ -83,8 +90,8 @@ impl Files {
     #[must_use]
     pub fn loaded(&self) -> Loaded {
         let mut loaded = Loaded { faults: self.faults.clone(), ..Loaded::default() };
-        for (name, read) in &self.products {
-            match &read.said {
+        for (name, said) in &self.composed {
+            match said {
                 Ok(draft) => loaded.drafts.push(draft.clone()),
                 Err(faults) => {
                     loaded.broken.insert(name.clone(), faults.clone());

@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,6 +23,7 @@ use crate::{
 
 pub mod build;
 pub mod canonical;
+mod compose;
 pub mod file;
 pub mod files;
 pub mod parameter;
@@ -162,6 +164,30 @@ pub struct Draft {
     pub question: Question,
     /// The file's own text.
     pub text: String,
+    /// The products that it reads; their SQL is a part of the question.
+    pub calls: Vec<Call>,
+}
+
+/// Where a statement reads another product: `kck.orders_of(:customer)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// In bytes of the file.
+    pub at: Range<usize>,
+    /// Its name.
+    pub product: String,
+    /// Its parameters' values.
+    pub arguments: Vec<Argument>,
+    /// Whether a name follows in FROM.
+    pub named: bool,
+}
+
+/// What a parameter of a product that is read is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argument {
+    /// In bytes of the file.
+    pub at: Range<usize>,
+    /// One parameter or one constant, which means the same wherever it stands.
+    pub plain: bool,
 }
 
 impl Draft {
