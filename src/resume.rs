@@ -213,7 +213,8 @@ impl Resuming<'_> {
 }
 
 /// Why the recorded position cannot be gone on from (R10, R14).
-fn broken(
+#[must_use]
+pub fn broken(
     state: &State,
     origin: &Origin,
     slot: Option<&slot::Slot>,

@@ -49,7 +49,7 @@ impl Index {
     }
 
     /// The index of these products, analysed before.
-    pub(super) fn of_rules(analysed: impl Iterator<Item = (Arc<Product>, Rules)>) -> Self {
+    pub fn of_rules(analysed: impl Iterator<Item = (Arc<Product>, Rules)>) -> Self {
         let mut index = Self::default();
         for (product, rules) in analysed {
             index.remove(product.name());

@@ -21,7 +21,7 @@ pub(super) type Place = Option<(usize, bool)>;
 pub(super) type Bound = Binding<Vec<Place>>;
 
 /// What a change of one table must do, each column list once however many products share it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Plan {
     relation: Arc<Relation>,
     pub(super) keys: Vec<Keys>,
@@ -29,14 +29,14 @@ pub(super) struct Plan {
 }
 
 /// Products whose key is the values of these columns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) columns: Vec<Vec<Place>>,
     pub(super) readers: Vec<Reader>,
 }
 
 /// A product that reads the table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) product: Arc<str>,
     /// The columns it reads, as bits.
@@ -46,7 +46,7 @@ pub(super) struct Reader {
 }
 
 /// How a changed row leads to keys, where it is not one key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Way {
     Whole,
     Pattern(Vec<Bound>),
