@@ -99,6 +99,12 @@ impl Settle {
 
     /// A barrier saw the log at `barrier.lsn`. Barriers come in the order they were sent.
     pub fn barrier(&mut self, barrier: Certificate) {
+        // The log ends before where it was: a crash of the source took what was not flushed, and no position above is
+        // waited for any more.
+        self.waiting.retain(|earlier| earlier.lsn <= barrier.lsn);
+        for group in &mut self.groups {
+            group.saw = group.saw.map(|saw| saw.min(barrier.lsn));
+        }
         for group in self.groups.iter_mut().filter(|group| group.saw.is_none()) {
             group.saw = Some(barrier.lsn);
         }
@@ -147,6 +153,20 @@ mod tests {
 
     fn barrier(lsn: u64, time: i64, sent: Instant) -> Certificate {
         Certificate { lsn: Lsn(lsn), time: SourceTime(time), sent }
+    }
+
+    #[test]
+    fn what_a_crash_of_the_source_took_is_not_waited_for() {
+        let sent = Instant::now();
+        let mut settle = Settle::new(Lsn(10), 1);
+        settle.barrier(barrier(10, 1, sent));
+        settle.looked_up(Lsn(10), Lsn(90), 1);
+        settle.barrier(barrier(90, 2, sent));
+        settle.reach(Lsn(20));
+        settle.barrier(barrier(30, 3, sent));
+        settle.reach(Lsn(30));
+        assert_eq!(settle.settled(), Lsn(30), "nothing up to 90 will ever come");
+        assert_eq!(settle.certificate(), Some(barrier(30, 3, sent)));
     }
 
     proptest! {

@@ -117,25 +117,21 @@ impl World {
         }
     }
 
-    /// Promise 2: stamps grow strictly, versions too where bytes change.
-    pub(crate) fn issued(&mut self, key: &Key, stamp: Stamp, answer: Answer) {
-        let last = self.last.get(key).copied();
-        if let Some((before, version)) = last {
-            if stamp <= before {
-                self.broken(format!("{key}: stamp {} after {}", stamp.0, before.0));
-            }
-            if answer.version < version {
-                self.broken(format!("{key}: version {} after {version}", answer.version));
-            }
+    /// Promise 2: stamps of what is written grow strictly.
+    pub(crate) fn stamped(&mut self, key: &Key, stamp: Stamp) {
+        let before = self.stamps.insert(key.clone(), stamp).unwrap_or_default();
+        if stamp <= before {
+            self.broken(format!("{key}: stamp {} after {}", stamp.0, before.0));
         }
-        let twin = self.answers.iter().find(|((other, _), given)| {
-            other == key && given.version == answer.version && given.value != answer.value
-        });
-        if twin.is_some() {
-            self.broken(format!("{key}: version {} for other bytes", answer.version));
+    }
+
+    /// Promise 2: versions of what is kept and told never go back, and never stand for other bytes.
+    pub(crate) fn told(&mut self, key: &Key, answer: &Answer) {
+        let told = self.versions.entry(key.clone()).or_insert((answer.version, answer.value));
+        let (version, value) = std::mem::replace(told, (answer.version, answer.value));
+        if answer.version < version || (answer.version == version && answer.value != value) {
+            self.broken(format!("{key}: version {} after {version}", answer.version));
         }
-        self.last.insert(key.clone(), (stamp, answer.version));
-        self.answers.insert((key.clone(), stamp), answer);
     }
 
     /// Promise 2: what is stored of a key never loses what it had seen.

@@ -43,7 +43,16 @@ pub(crate) struct Job {
     recording: Vec<u32>,
     pub(crate) saw: Option<Saw>,
     /// It was accepted, and waits for its put to return.
-    pub(crate) kept: Option<Position>,
+    pub(crate) kept: Option<Kept>,
+}
+
+/// A result that the ledger took.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    as_of: Position,
+    answer: Answer,
+    /// None where its track record could not be written.
+    put: Vec<u32>,
 }
 
 /// An answer as it was given out under a stamp.
@@ -189,14 +198,17 @@ impl World {
                     meta.stamp = saw.snapshot;
                 }
                 let (definition, version) = (job.definition, meta.version);
-                self.issued(&job.key, meta.stamp, Answer { seen: saw.seen, definition, value, version });
+                let answer = Answer { seen: saw.seen, definition, value, version };
+                let (as_of, mut put) = (meta.as_of, Vec::new());
+                self.answers.insert((job.key.clone(), meta.stamp), answer);
                 if recorded {
+                    self.stamped(&job.key, meta.stamp);
                     process.ensure(&mut self.store, meta.stamp, meta.version);
                     let key = job.key.clone();
-                    self.store.issue([Write::Entry(key, meta.stamp, Some((*meta).clone()))]);
+                    put = self.store.issue([Write::Entry(key, meta.stamp, Some(*meta))]);
                 }
                 if let Some(job) = process.jobs.get_mut(at) {
-                    job.kept = Some(meta.as_of);
+                    job.kept = Some(Kept { as_of, answer, put });
                 }
             }
             Verdict::Void => {
@@ -214,13 +226,17 @@ impl World {
     /// The put has returned, or failed: who waited is answered.
     pub(crate) fn finish(&mut self, at: usize) -> bool {
         let Some(mut process) = self.process.take() else { return false };
-        let kept = process.jobs.get(at).and_then(|job| job.kept);
-        if let Some(as_of) = kept {
+        let kept = process.jobs.get(at).and_then(|job| job.kept.clone());
+        let finishes = kept.is_some();
+        if let Some(Kept { as_of, answer, put }) = kept {
             let job = process.jobs.remove(at);
+            if !put.is_empty() && self.store.arrived(&put) {
+                self.told(&job.key, &answer);
+            }
             self.answer(&mut process, &job, as_of);
         }
         self.process = Some(process);
-        kept.is_some()
+        finishes
     }
 
     fn answer(&mut self, process: &mut super::process::Process, job: &Job, as_of: Position) {

@@ -52,6 +52,8 @@ pub(crate) struct Source {
     /// The highest id that ended.
     completed: u64,
     pub(crate) insert: Lsn,
+    /// The furthest that it ever was.
+    furthest: Lsn,
     pub(crate) flushed: Lsn,
     /// Counts crashes.
     pub(crate) incarnation: u32,
@@ -69,6 +71,7 @@ impl Source {
             next_xid: 100,
             completed: 99,
             insert: Lsn(100),
+            furthest: Lsn(100),
             flushed: Lsn(100),
             incarnation: 0,
             timeline: 1,
@@ -151,6 +154,11 @@ impl Source {
         self.insert = Lsn(self.insert.0 + RECORD / 2);
     }
 
+    /// As much is written as was lost.
+    pub(crate) fn catch_up(&mut self) {
+        self.insert = self.insert.max(self.furthest);
+    }
+
     pub(crate) fn flush(&mut self) -> bool {
         if let Some(slot) = &mut self.slot {
             slot.saved = slot.confirmed;
@@ -181,6 +189,7 @@ impl Source {
 
     /// What was not flushed is gone, its ids and positions are given out again; what was is visible.
     pub(crate) fn crash(&mut self) {
+        self.furthest = self.furthest.max(self.insert);
         self.keep(self.flushed);
         self.incarnation += 1;
         // Recovery ends with a checkpoint.
@@ -193,6 +202,7 @@ impl Source {
 
     /// A backup is restored up to a position: another timeline, without the slot.
     pub(crate) fn restore(&mut self, to: Lsn) {
+        self.furthest = self.furthest.max(self.insert);
         self.keep(to);
         self.incarnation += 1;
         self.timeline += 1;

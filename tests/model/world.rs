@@ -68,8 +68,9 @@ pub(crate) struct World {
     pub(crate) keys: Vec<Key>,
     /// Every answer that was given a stamp.
     pub(crate) answers: BTreeMap<(Key, Stamp), Answer>,
-    /// The last stamp and version of each key.
-    pub(crate) last: BTreeMap<Key, (Stamp, u64)>,
+    /// The last stamp that was written of each key, and the last version that was told, with its bytes.
+    pub(crate) stamps: BTreeMap<Key, Stamp>,
+    pub(crate) versions: BTreeMap<Key, (u64, u64)>,
     pub(crate) violation: Option<String>,
 }
 
@@ -84,7 +85,8 @@ impl World {
             definition: 0,
             keys: keys.iter().map(|key| Key::from_stored(key)).collect(),
             answers: BTreeMap::new(),
-            last: BTreeMap::new(),
+            stamps: BTreeMap::new(),
+            versions: BTreeMap::new(),
             violation: None,
         };
         world.drain();
@@ -242,6 +244,8 @@ impl World {
 
     /// After a quiet time every key can be had fresh, as of everything there is.
     pub(crate) fn check_quiet(&mut self) {
+        // A product that joins waits for a position that a crash may have taken; a source that goes on passes it.
+        self.source.catch_up();
         self.drain();
         for number in 0..self.keys.len() {
             let Some(process) = &mut self.process else { return };
