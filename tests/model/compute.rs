@@ -116,20 +116,14 @@ impl World {
 
     /// The statement takes its snapshot.
     pub(crate) fn snapshot(&mut self, job: usize) -> bool {
-        let (source, mutation) = (&self.source, self.mutation);
+        let source = &self.source;
         let Some(process) = &mut self.process else { return false };
         let reachable = process.timeline == source.timeline;
         let Some(job) = process.jobs.get_mut(job).filter(|job| job.saw.is_none() && reachable)
         else {
             return false;
         };
-        let snapshot = match mutation {
-            Some(Mutation::StampByPosition) => {
-                let epoch = u64::from(job.as_of.epoch.0) << 56;
-                Stamp(epoch | source.insert.0 << 16)
-            }
-            _ => Stamp::packed(job.as_of.epoch, &source.snapshot()),
-        };
+        let snapshot = Stamp::packed(job.as_of.epoch, &source.snapshot());
         job.saw = Some(Saw { seen: source.visible, snapshot, insert: source.insert });
         true
     }

@@ -1,14 +1,88 @@
 //! Random histories, each with its own mix of what happens, and how a failing one is made short.
 
 use super::{
-    mutation::Mutation,
     source::Waits,
     world::{Action, World},
 };
 
-/// Keys of random histories: two of the chain, one of each other product.
-pub(crate) const KEYS: [&str; 6] =
-    ["chain/0", "chain/1", "plain/0", "whole/1", "partial/0/1", "shifting/1"];
+/// What a history is about: which keys, which tables change, and what happens more often than in an even mix.
+#[derive(Debug)]
+pub(crate) struct Focus {
+    pub(crate) name: &'static str,
+    pub(crate) keys: &'static [&'static str],
+    /// Seeds of changes are taken modulo this: 8 is all tables, 6 those of the chain.
+    tables: u32,
+    /// In percent of the even mix.
+    often: &'static [(&'static str, u64)],
+}
+
+const EVERY_KEY: &[&str] =
+    &["chain/0", "chain/1", "plain/0", "whole/1", "partial/0/1", "shifting/1"];
+const CHAIN: &[&str] = &["chain/0", "chain/1", "chain/2"];
+/// Nothing is harmed.
+const CALM: (&str, u64) = ("harm", 0);
+
+pub(crate) const EVERYTHING: Focus =
+    Focus { name: "everything", keys: EVERY_KEY, tables: 8, often: &[] };
+pub(crate) const LOOKUPS: Focus = Focus {
+    name: "lookups",
+    keys: CHAIN,
+    tables: 6,
+    often: &[CALM, ("commit", 200), ("ask", 50), ("untrack", 0), ("join", 0)],
+};
+pub(crate) const RESTARTS: Focus = Focus {
+    name: "restarts",
+    keys: EVERY_KEY,
+    tables: 8,
+    often: &[("crash", 400), ("record", 300), ("ask", 50), ("crash source", 0), ("land", 150)],
+};
+pub(crate) const LATE_WRITES: Focus = Focus {
+    name: "late writes",
+    keys: &["plain/0", "whole/1"],
+    tables: 8,
+    often: &[("crash", 400), ("record", 300), ("ask", 50), ("land", 40), ("untrack", 300)],
+};
+pub(crate) const RESTARTED_LOOKUPS: Focus = Focus {
+    name: "restarted lookups",
+    keys: CHAIN,
+    tables: 6,
+    often: &[("crash", 400), ("record", 300), ("commit", 200), ("ask", 50), ("crash source", 0)],
+};
+pub(crate) const LEAVING: Focus = Focus {
+    name: "leaving",
+    keys: &["plain/0", "chain/0"],
+    tables: 8,
+    often: &[("untrack", 800), ("crash", 400), ("record", 300), ("land", 50)],
+};
+pub(crate) const JOINING: Focus = Focus {
+    name: "joining",
+    keys: &["shifting/0", "shifting/1", "plain/0"],
+    tables: 8,
+    often: &[("edit", 800), ("harm", 0), ("commit", 200), ("crash", 200)],
+};
+pub(crate) const SOURCE_CRASHES: Focus = Focus {
+    name: "source crashes",
+    keys: &["plain/0", "chain/0", "chain/1"],
+    tables: 8,
+    often: &[("crash source", 800), ("flush", 50), ("open", 200), ("crash", 200), ("record", 200)],
+};
+pub(crate) const EARLY: Focus = Focus {
+    name: "early",
+    keys: &["plain/0", "chain/0"],
+    tables: 8,
+    often: &[("mark early", 500), ("publish", 40), ("record", 300), ("crash", 400)],
+};
+pub(crate) const FOCUSES: [Focus; 9] = [
+    EVERYTHING,
+    LOOKUPS,
+    RESTARTS,
+    LATE_WRITES,
+    RESTARTED_LOOKUPS,
+    LEAVING,
+    JOINING,
+    SOURCE_CRASHES,
+    EARLY,
+];
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Debug, Clone)]
@@ -40,39 +114,41 @@ impl Random {
     }
 }
 
-/// What can happen, and how often it does in an even mix.
-const KINDS: [(fn(&mut Random) -> Action, u64); 31] = [
-    (commit, 80),
-    (|random| Action::Publish(random.byte()), 90),
-    (|_| Action::Flush, 60),
-    (|_| Action::Write, 10),
-    (|_| Action::Open, 20),
-    (|_| Action::CrashSource, 3),
-    (|_| Action::LoseSlot, 1),
-    (|random| Action::Restore(random.byte()), 1),
-    (|random| Action::Land(random.byte()), 250),
-    (|_| Action::OpenStream, 60),
-    (|_| Action::Disconnect, 4),
-    (|_| Action::ReceiveChange, 20),
-    (|_| Action::Receive, 100),
-    (|_| Action::Idle, 30),
-    (|_| Action::Acknowledge, 40),
-    (|_| Action::Advance, 350),
-    (|_| Action::MarkEarly, 15),
-    (|_| Action::Record, 60),
-    (|_| Action::Join, 60),
-    (|_| Action::Edit, 5),
-    (|random| Action::Ask(random.byte(), random.byte() % 3), 60),
-    (|_| Action::Take, 80),
-    (|random| Action::Snapshot(random.byte() % 4), 120),
-    (|random| Action::Arrive(random.byte() % 4), 200),
-    (|random| Action::ArriveUnrecorded(random.byte() % 4), 5),
-    (|random| Action::Finish(random.byte() % 4), 150),
-    (|random| Action::Untrack(random.byte()), 8),
-    (|_| Action::Forget, 40),
-    (|_| Action::Crash, 5),
-    (|_| Action::Boot, 60),
-    (|_| Action::GoOn, 30),
+/// A kind of action: its name, how often it happens in an even mix, and one of it.
+type Kind = (&'static str, u64, fn(&mut Random) -> Action);
+
+const KINDS: [Kind; 31] = [
+    ("commit", 80, commit),
+    ("publish", 90, |random| Action::Publish(random.byte())),
+    ("flush", 60, |_| Action::Flush),
+    ("write", 10, |_| Action::Write),
+    ("open", 20, |_| Action::Open),
+    ("crash source", 3, |_| Action::CrashSource),
+    ("harm", 1, |_| Action::LoseSlot),
+    ("harm", 1, |random| Action::Restore(random.byte())),
+    ("land", 250, |random| Action::Land(random.byte())),
+    ("open stream", 60, |_| Action::OpenStream),
+    ("disconnect", 4, |_| Action::Disconnect),
+    ("receive change", 20, |_| Action::ReceiveChange),
+    ("receive", 100, |_| Action::Receive),
+    ("idle", 30, |_| Action::Idle),
+    ("acknowledge", 40, |_| Action::Acknowledge),
+    ("advance", 500, |_| Action::Advance),
+    ("mark early", 15, |_| Action::MarkEarly),
+    ("record", 100, |_| Action::Record),
+    ("join", 60, |_| Action::Join),
+    ("edit", 5, |_| Action::Edit),
+    ("ask", 60, |random| Action::Ask(random.byte(), random.byte() % 3)),
+    ("take", 80, |_| Action::Take),
+    ("snapshot", 120, |random| Action::Snapshot(random.byte() % 4)),
+    ("arrive", 200, |random| Action::Arrive(random.byte() % 4)),
+    ("arrive unrecorded", 5, |random| Action::ArriveUnrecorded(random.byte() % 4)),
+    ("finish", 150, |random| Action::Finish(random.byte() % 4)),
+    ("untrack", 8, |random| Action::Untrack(random.byte())),
+    ("forget", 40, |_| Action::Forget),
+    ("crash", 5, |_| Action::Crash),
+    ("boot", 60, |_| Action::Boot),
+    ("go on", 30, |_| Action::GoOn),
 ];
 
 fn commit(random: &mut Random) -> Action {
@@ -91,17 +167,18 @@ pub(crate) struct History {
 }
 
 /// Runs the history of a seed.
-pub(crate) fn run(seed: u64, mutation: Option<Mutation>, start: &World) -> History {
+pub(crate) fn run(seed: u64, focus: &Focus, start: &World) -> History {
     let mut random = Random::new(seed);
     let mut world = start.clone();
-    world.mutation = mutation;
     // Some things happen often in this history and some hardly ever.
-    let weights: Vec<u64> = KINDS
-        .iter()
-        .map(|(_, weight)| weight * [2, 5, 10, 10, 30][usize::from(random.byte() % 5)])
-        .collect();
+    let mut weight = |(name, even, _): &Kind| {
+        let often = focus.often.iter().filter(|(kind, _)| kind == name);
+        let often = often.fold(100, |percent, (_, often)| percent * often / 100);
+        even * often * [2, 5, 10, 10, 30][usize::from(random.byte() % 5)]
+    };
+    let weights: Vec<u64> = KINDS.iter().map(&mut weight).collect();
     let sum: u64 = weights.iter().sum();
-    let length = [60, 150, 400][usize::from(random.byte() % 3)];
+    let length = [60, 150, 150, 400][usize::from(random.byte() % 4)];
     let mut actions = Vec::new();
     while actions.len() < length && world.violation.is_none() {
         let mut at = random.below(sum);
@@ -110,8 +187,8 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, start: &World) -> Histo
             at = at.saturating_sub(*weight);
             found
         });
-        let Some((make, _)) = kind.and_then(|kind| KINDS.get(kind)) else { continue };
-        let action = make(&mut random);
+        let Some((_, _, make)) = kind.and_then(|kind| KINDS.get(kind)) else { continue };
+        let action = make(&mut random).within(focus.tables);
         if world.act(action) {
             actions.push(action);
         }
@@ -123,9 +200,8 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, start: &World) -> Histo
 }
 
 /// What these actions break.
-pub(crate) fn replay(actions: &[Action], mutation: Option<Mutation>, start: &World) -> Option<String> {
+pub(crate) fn replay(actions: &[Action], start: &World) -> Option<String> {
     let mut world = start.clone();
-    world.mutation = mutation;
     for action in actions {
         world.act(*action);
         if world.violation.is_some() {
@@ -137,7 +213,7 @@ pub(crate) fn replay(actions: &[Action], mutation: Option<Mutation>, start: &Wor
 }
 
 /// Leaves actions out as long as something is still broken.
-pub(crate) fn shrink(history: &History, mutation: Option<Mutation>, start: &World) -> History {
+pub(crate) fn shrink(history: &History, start: &World) -> History {
     let mut actions = history.actions.clone();
     let mut violation = history.violation.clone();
     let mut size = actions.len() / 2;
@@ -146,7 +222,7 @@ pub(crate) fn shrink(history: &History, mutation: Option<Mutation>, start: &Worl
         while at < actions.len() {
             let mut fewer = actions.clone();
             fewer.drain(at..(at + size).min(fewer.len()));
-            match replay(&fewer, mutation, start) {
+            match replay(&fewer, start) {
                 Some(what) => (actions, violation) = (fewer, Some(what)),
                 None => at += size,
             }

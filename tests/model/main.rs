@@ -15,43 +15,48 @@ mod shop;
 mod source;
 mod world;
 
-use histories::{KEYS, run, shrink};
-use mutation::Mutation;
+use histories::{FOCUSES, Focus, History, run, shrink};
 use world::World;
 
-fn show(history: &histories::History, mutation: Option<Mutation>, start: &World) {
-    let short = shrink(history, mutation, start);
-    eprintln!("seed {}: {:?}", short.seed, short.violation);
-    for action in &short.actions {
-        eprintln!("  {action:?}");
-    }
+/// Histories that the tests run, unless `KCK_MODEL__HISTORIES` says another number.
+const HISTORIES: u64 = 900;
+/// Within so many histories each mutation is noticed.
+const HISTORIES_OF_A_MUTATION: u64 = 1500;
+
+fn histories() -> u64 {
+    let text = std::env::var("KCK_MODEL__HISTORIES").ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(HISTORIES)
+}
+
+/// A failing history as a person reads it: the shortest that still fails.
+fn told(history: &History, focus: &Focus, start: &World) -> String {
+    let short = shrink(history, start);
+    let actions: Vec<String> =
+        short.actions.iter().map(|action| format!("\n  {action:?}")).collect();
+    let what = short.violation.unwrap_or_default();
+    format!("seed {} about {}: {what}{}", short.seed, focus.name, actions.concat())
 }
 
 #[test]
 fn no_history_breaks_a_promise() {
-    let histories: u64 = std::env::var("KCK_MODEL__HISTORIES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(300);
-    let start = World::new(&KEYS, None);
-    assert_eq!(start.violation, None);
-    for seed in 0..histories {
-        let history = run(seed, None, &start);
-        if history.violation.is_some() {
-            show(&history, None, &start);
-            panic!("seed {seed}");
-        }
+    let starts = FOCUSES.map(|focus| (World::new(focus.keys, None), focus));
+    for seed in 0..histories() {
+        let (start, focus) = &starts[usize::try_from(seed).unwrap() % starts.len()];
+        let history = run(seed, focus, start);
+        assert!(history.violation.is_none(), "{}", told(&history, focus, start));
     }
 }
 
 #[test]
 fn every_mutation_is_noticed() {
     let mut unnoticed = Vec::new();
-    for mutation in mutation::ALL {
-        let start = World::new(&KEYS, None);
-        let found = (0..1000).map(|seed| run(seed, Some(mutation), &start)).find(|history| history.violation.is_some());
-        match found {
-            Some(history) => eprintln!("{mutation:?}: seed {}: {:?}", history.seed, history.violation),
+    for (mutation, focus) in mutation::ALL {
+        let start = World::new(focus.keys, Some(mutation));
+        let mut all = (0..HISTORIES_OF_A_MUTATION).map(|seed| run(seed, &focus, &start));
+        match all.find(|history| history.violation.is_some()) {
+            Some(History { seed, violation, .. }) => {
+                eprintln!("{mutation:?}: seed {seed}: {}", violation.unwrap_or_default());
+            }
             None => unnoticed.push(mutation),
         }
     }

@@ -1,5 +1,7 @@
 //! Ways to get the edges wrong, each of which the model must notice.
 
+use super::histories::{self, Focus};
+
 /// A rule of DESIGN section 5 taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Mutation {
@@ -25,8 +27,6 @@ pub(crate) enum Mutation {
     AsOfAtArrival,
     /// R5: bytes of whatever stamp are answered with what the ledger says.
     BytesOfAnyStamp,
-    /// R6: results are ordered by the log position read beside the query.
-    StampByPosition,
     /// R6: stamps begin anew with every start.
     NoFloor,
     /// R6: a result's stamp is its packed snapshot, however many results there were.
@@ -55,30 +55,29 @@ pub(crate) enum Mutation {
 
 use Mutation as M;
 
-/// All of them.
-pub(crate) const ALL: [M; 24] = [
-    M::NoBarrier,
-    M::VisibleFirst,
-    M::LookUpBeforeRelease,
-    M::NoOldImages,
-    M::MarksNotDurable,
-    M::MarksForgotten,
-    M::EarlyNotRecorded,
-    M::VIgnoresEarly,
-    M::ReadThenTrack,
-    M::AsOfAtArrival,
-    M::BytesOfAnyStamp,
-    M::StampByPosition,
-    M::NoFloor,
-    M::StampReused,
-    M::NoClosure,
-    M::OneStepOfTwo,
-    M::FAtOnce,
-    M::AllFirm,
-    M::ConnectionIgnored,
-    M::NoEpoch,
-    M::ForgetAtOnce,
-    M::JoinUnmarked,
-    M::AcknowledgeUnrecorded,
-    M::AcknowledgeBeforeLookups,
+/// All of them, each with the histories that are about it.
+pub(crate) const ALL: [(M, Focus); 23] = [
+    (M::NoBarrier, histories::EVERYTHING),
+    (M::VisibleFirst, histories::EVERYTHING),
+    (M::JoinUnmarked, histories::JOINING),
+    (M::LookUpBeforeRelease, histories::LOOKUPS),
+    (M::NoOldImages, histories::EVERYTHING),
+    (M::MarksNotDurable, histories::LATE_WRITES),
+    (M::MarksForgotten, histories::RESTARTS),
+    (M::EarlyNotRecorded, histories::EARLY),
+    (M::VIgnoresEarly, histories::EARLY),
+    (M::ReadThenTrack, histories::LEAVING),
+    (M::AsOfAtArrival, histories::EVERYTHING),
+    (M::BytesOfAnyStamp, histories::EVERYTHING),
+    (M::NoFloor, histories::LATE_WRITES),
+    (M::StampReused, histories::EVERYTHING),
+    (M::NoClosure, histories::LOOKUPS),
+    (M::OneStepOfTwo, histories::LOOKUPS),
+    (M::FAtOnce, histories::RESTARTED_LOOKUPS),
+    (M::AllFirm, histories::SOURCE_CRASHES),
+    (M::ConnectionIgnored, histories::SOURCE_CRASHES),
+    (M::NoEpoch, histories::EVERYTHING),
+    (M::ForgetAtOnce, histories::LEAVING),
+    (M::AcknowledgeUnrecorded, histories::EVERYTHING),
+    (M::AcknowledgeBeforeLookups, histories::EVERYTHING),
 ];

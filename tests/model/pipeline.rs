@@ -142,6 +142,7 @@ impl World {
         if let Some(slot) = &mut self.source.slot {
             slot.confirmed = slot.confirmed.max(position);
         }
+        self.check_acknowledged(position);
         true
     }
 
