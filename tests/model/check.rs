@@ -70,7 +70,9 @@ impl World {
         if told.position.epoch != progress.epoch {
             return;
         }
-        self.claim(process, key, &answer, told.position.lsn, !told.stale);
+        // F says more than the certificate, which is of a barrier: nothing up to it can still touch what is unmarked.
+        let settled = if told.stale { Lsn(0) } else { progress.settled };
+        self.claim(process, key, &answer, told.position.lsn.max(settled), !told.stale);
         let own = self.source.up_to(standing.meta.as_of.lsn);
         if own & !answer.seen != 0 && self.same_bytes(&standing.meta, &answer) {
             self.broken(format!("{key} says as of {} and has not seen that", standing.meta.as_of));

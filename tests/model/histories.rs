@@ -10,8 +10,8 @@ use super::{
 pub(crate) struct Focus {
     pub(crate) name: &'static str,
     pub(crate) keys: &'static [&'static str],
-    /// Seeds of changes are taken modulo this: 8 is all tables, 6 those of the chain.
-    tables: u32,
+    /// The tables that change, each as often as it is named.
+    tables: &'static [u32],
     /// In percent of the even mix.
     often: &'static [(&'static str, u64)],
 }
@@ -19,57 +19,72 @@ pub(crate) struct Focus {
 const EVERY_KEY: &[&str] =
     &["chain/0", "chain/1", "plain/0", "whole/1", "partial/0/1", "shifting/1"];
 const CHAIN: &[&str] = &["chain/0", "chain/1", "chain/2"];
+const EVERY_TABLE: &[u32] = &[0, 0, 1, 1, 2, 2, 3, 3];
+const CHAINED: &[u32] = &[0, 1, 1, 2, 2];
+const PLAIN: &[u32] = &[3];
 /// Nothing is harmed.
 const CALM: (&str, u64) = ("harm", 0);
 
 pub(crate) const EVERYTHING: Focus =
-    Focus { name: "everything", keys: EVERY_KEY, tables: 8, often: &[] };
+    Focus { name: "everything", keys: EVERY_KEY, tables: EVERY_TABLE, often: &[] };
 pub(crate) const LOOKUPS: Focus = Focus {
     name: "lookups",
     keys: CHAIN,
-    tables: 6,
-    often: &[CALM, ("commit", 200), ("ask", 50), ("untrack", 0), ("join", 0)],
+    tables: CHAINED,
+    often: &[
+        CALM,
+        ("crash source", 0),
+        ("disconnect", 0),
+        ("crash", 0),
+        ("commit in turn", 8000),
+        ("commit", 0),
+        ("open", 0),
+        ("edit", 0),
+        ("untrack", 0),
+        ("ask", 20),
+        ("record", 10),
+    ],
 };
 pub(crate) const RESTARTS: Focus = Focus {
     name: "restarts",
     keys: EVERY_KEY,
-    tables: 8,
-    often: &[("crash", 400), ("record", 300), ("ask", 50), ("crash source", 0), ("land", 150)],
+    tables: EVERY_TABLE,
+    often: &[("crash", 400), ("record", 300), ("ask", 60), ("crash source", 0), ("land", 150)],
 };
 pub(crate) const LATE_WRITES: Focus = Focus {
     name: "late writes",
-    keys: &["plain/0", "whole/1"],
-    tables: 8,
-    often: &[("crash", 400), ("record", 300), ("ask", 50), ("land", 40), ("untrack", 300)],
+    keys: &["plain/0", "partial/1/0"],
+    tables: PLAIN,
+    often: &[CALM, ("crash", 600), ("record", 500), ("ask", 60), ("untrack", 0), ("edit", 0)],
 };
 pub(crate) const RESTARTED_LOOKUPS: Focus = Focus {
     name: "restarted lookups",
     keys: CHAIN,
-    tables: 6,
-    often: &[("crash", 400), ("record", 300), ("commit", 200), ("ask", 50), ("crash source", 0)],
+    tables: CHAINED,
+    often: &[("crash", 400), ("record", 300), ("commit", 200), ("ask", 60), ("crash source", 0)],
 };
 pub(crate) const LEAVING: Focus = Focus {
     name: "leaving",
-    keys: &["plain/0", "chain/0"],
-    tables: 8,
-    often: &[("untrack", 800), ("crash", 400), ("record", 300), ("land", 50)],
+    keys: &["plain/0", "partial/1/0"],
+    tables: PLAIN,
+    often: &[CALM, ("untrack", 800), ("crash", 600), ("record", 500), ("land", 60), ("edit", 0)],
 };
 pub(crate) const JOINING: Focus = Focus {
     name: "joining",
-    keys: &["shifting/0", "shifting/1", "plain/0"],
-    tables: 8,
-    often: &[("edit", 800), ("harm", 0), ("commit", 200), ("crash", 200)],
+    keys: &["shifting/0", "shifting/1"],
+    tables: PLAIN,
+    often: &[CALM, ("edit", 2000), ("join", 300), ("publish", 60), ("commit", 200), ("take", 200)],
 };
 pub(crate) const SOURCE_CRASHES: Focus = Focus {
     name: "source crashes",
     keys: &["plain/0", "chain/0", "chain/1"],
-    tables: 8,
+    tables: EVERY_TABLE,
     often: &[("crash source", 800), ("flush", 50), ("open", 200), ("crash", 200), ("record", 200)],
 };
 pub(crate) const EARLY: Focus = Focus {
     name: "early",
     keys: &["plain/0", "chain/0"],
-    tables: 8,
+    tables: EVERY_TABLE,
     often: &[("mark early", 500), ("publish", 40), ("record", 300), ("crash", 400)],
 };
 pub(crate) const FOCUSES: [Focus; 9] = [
@@ -117,8 +132,13 @@ impl Random {
 /// A kind of action: its name, how often it happens in an even mix, and one of it.
 type Kind = (&'static str, u64, fn(&mut Random) -> Action);
 
-const KINDS: [Kind; 31] = [
+const KINDS: [Kind; 32] = [
     ("commit", 80, commit),
+    // Nobody waits for kck: many go through in a short history.
+    ("commit in turn", 1, |random| match commit(random) {
+        Action::Commit(first, _, _) => Action::Commit(first, None, Waits::ForNothing),
+        other => other,
+    }),
     ("publish", 90, |random| Action::Publish(random.byte())),
     ("flush", 60, |_| Action::Flush),
     ("write", 10, |_| Action::Write),
@@ -127,7 +147,7 @@ const KINDS: [Kind; 31] = [
     ("harm", 1, |_| Action::LoseSlot),
     ("harm", 1, |random| Action::Restore(random.byte())),
     ("land", 250, |random| Action::Land(random.byte())),
-    ("open stream", 60, |_| Action::OpenStream),
+    ("open stream", 200, |_| Action::OpenStream),
     ("disconnect", 4, |_| Action::Disconnect),
     ("receive change", 20, |_| Action::ReceiveChange),
     ("receive", 100, |_| Action::Receive),
@@ -138,7 +158,7 @@ const KINDS: [Kind; 31] = [
     ("record", 100, |_| Action::Record),
     ("join", 60, |_| Action::Join),
     ("edit", 5, |_| Action::Edit),
-    ("ask", 60, |random| Action::Ask(random.byte(), random.byte() % 3)),
+    ("ask", 25, |random| Action::Ask(random.byte(), random.byte() % 3)),
     ("take", 80, |_| Action::Take),
     ("snapshot", 120, |random| Action::Snapshot(random.byte() % 4)),
     ("arrive", 200, |random| Action::Arrive(random.byte() % 4)),
@@ -147,8 +167,8 @@ const KINDS: [Kind; 31] = [
     ("untrack", 8, |random| Action::Untrack(random.byte())),
     ("forget", 40, |_| Action::Forget),
     ("crash", 5, |_| Action::Crash),
-    ("boot", 60, |_| Action::Boot),
-    ("go on", 30, |_| Action::GoOn),
+    ("boot", 300, |_| Action::Boot),
+    ("go on", 200, |_| Action::GoOn),
 ];
 
 fn commit(random: &mut Random) -> Action {

@@ -61,7 +61,9 @@ impl World {
             return false;
         }
         let position = process.acknowledged.max(slot.confirmed);
-        process.stream = Some(Stream { position, told: 0, acknowledging: None });
+        // It begins by saying how far kck is.
+        let acknowledging = Some(process.acknowledged);
+        process.stream = Some(Stream { position, told: 0, acknowledging });
         let received = match mutation {
             Some(Mutation::AllFirm) => Lsn(u64::MAX),
             _ => process.pending.received(),

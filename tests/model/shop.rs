@@ -305,8 +305,7 @@ impl RowChange {
             seed /= of;
             u8::try_from(picked).unwrap()
         };
-        // The chain's tables change more often than the others: their rules are the finest.
-        let table = usize::from([A, A, B, B, C, C, D, D][usize::from(pick(8))].min(D));
+        let table = usize::from(pick(4));
         let id = pick(3);
         let old = tables.row(table, usize::from(id));
         let row = match table {

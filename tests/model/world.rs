@@ -58,9 +58,12 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    /// The same with changes of the first tables only.
-    pub(crate) fn within(self, tables: u32) -> Self {
-        let within = |seed: u32| seed - seed % 8 + seed % tables;
+    /// The same with changes of these tables only.
+    pub(crate) fn within(self, tables: &[u32]) -> Self {
+        let within = |seed: u32| {
+            let table = usize::try_from(seed % 1024).unwrap() % tables.len();
+            seed / 1024 * 4 + tables[table]
+        };
         match self {
             Self::Commit(first, second, waits) => {
                 Self::Commit(within(first), second.map(within), waits)
@@ -90,7 +93,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Everything is joined, nothing has happened.
+    /// Everything is joined, every key is computed, nothing has happened.
     pub(crate) fn new(keys: &[&str], mutation: Option<Mutation>) -> Self {
         let mut world = Self {
             source: Source::new(),
@@ -105,6 +108,8 @@ impl World {
             verified: BTreeMap::new(),
             violation: None,
         };
+        world.drain();
+        world.refresh();
         world.drain();
         // What the edges do wrong they do from here on.
         world.mutation = mutation;
@@ -263,16 +268,20 @@ impl World {
         }
     }
 
+    /// Every key is to be computed.
+    fn refresh(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        for key in &self.keys {
+            assert!(process.queue.refresh(key, None).is_ok(), "there is room");
+        }
+    }
+
     /// After a quiet time every key can be had fresh, as of everything there is.
     pub(crate) fn check_quiet(&mut self) {
         // A product that joins waits for a position that a crash may have taken; a source that goes on passes it.
         self.source.catch_up();
         self.drain();
-        for number in 0..self.keys.len() {
-            let Some(process) = &mut self.process else { return };
-            let key = self.keys[number].clone();
-            assert!(process.queue.refresh(&key, None).is_ok(), "there is room");
-        }
+        self.refresh();
         self.drain();
         if self.violation.is_some() {
             return;
