@@ -49,6 +49,8 @@ pub(crate) enum Mutation {
     JoinUnmarked,
     /// R14: a position is acknowledged before it is recorded.
     AcknowledgeUnrecorded,
+    /// R14: a start leaves the record as it found it, for late writes of an earlier one to move back.
+    RecordNotRenewed,
     /// R14: acknowledged while the lookups of a group are under way.
     AcknowledgeBeforeLookups,
 }
@@ -56,7 +58,7 @@ pub(crate) enum Mutation {
 use Mutation as M;
 
 /// All of them, each with the histories that are about it.
-pub(crate) const ALL: [(M, Focus); 23] = [
+pub(crate) const ALL: [(M, Focus); 24] = [
     (M::NoBarrier, histories::EVERYTHING),
     (M::VisibleFirst, histories::EVERYTHING),
     (M::JoinUnmarked, histories::JOINING),
@@ -79,5 +81,6 @@ pub(crate) const ALL: [(M, Focus); 23] = [
     (M::NoEpoch, histories::EVERYTHING),
     (M::ForgetAtOnce, histories::LEAVING),
     (M::AcknowledgeUnrecorded, histories::EVERYTHING),
+    (M::RecordNotRenewed, histories::LEAVING),
     (M::AcknowledgeBeforeLookups, histories::EVERYTHING),
 ];

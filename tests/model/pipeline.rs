@@ -63,7 +63,7 @@ impl World {
         let position = process.acknowledged.max(slot.confirmed);
         // It begins by saying how far kck is.
         let acknowledging = Some(process.acknowledged);
-        process.stream = Some(Stream { position, told: 0, acknowledging });
+        process.stream = Some(Stream { position, told: 0, idled: Lsn(0), acknowledging });
         let received = match mutation {
             Some(Mutation::AllFirm) => Lsn(u64::MAX),
             _ => process.pending.received(),
@@ -122,9 +122,9 @@ impl World {
 
     pub(crate) fn idle(&mut self) -> bool {
         let Some(process) = &mut self.process else { return false };
-        let Some(stream) = &process.stream else { return false };
+        let Some(stream) = &mut process.stream else { return false };
         let sent = self.source.sent(stream.position);
-        if stream.told > 0 || sent <= process.pending.received() {
+        if stream.told > 0 || std::mem::replace(&mut stream.idled, sent) == sent {
             return false;
         }
         process.pending.idle(sent);
@@ -181,6 +181,7 @@ impl World {
                     Some(Mutation::LookUpBeforeRelease) => process.seen_before,
                     _ => (self.source.visible, self.source.insert),
                 };
+                self.unfirm = self.unfirm.max(insert);
                 Stage::Looking(barrier, group, seen, insert)
             }
             Stage::Looking(barrier, mut group, seen, saw) => {

@@ -52,6 +52,8 @@ pub(crate) struct Stream {
     pub(crate) position: Lsn,
     /// Changes of the next commit that were sent already.
     pub(crate) told: usize,
+    /// The position of the last keepalive.
+    pub(crate) idled: Lsn,
     /// An acknowledgement on its way.
     pub(crate) acknowledging: Option<Lsn>,
 }
@@ -225,17 +227,21 @@ impl World {
         let slot = self.source.slot.map(|slot| shown(slot.confirmed));
         let why = broken(&state, &origin, slot.as_ref(), Some(self.source.insert));
         let goes_on = self.mutation == Some(Mutation::NoEpoch) && state.origin.is_some();
+        let mut stamp = || {
+            *sequence += 1;
+            *sequence
+        };
         if why.is_none() || goes_on {
+            if self.mutation != Some(Mutation::RecordNotRenewed) {
+                self.save(state::recorded(state.recorded, stamp()));
+                self.save(state::early_cell(&state.early, stamp()));
+            }
             if self.source.slot.is_none() {
                 self.source.create_slot();
             }
             return Resumed { position: state.recorded, early: state.early, new_epoch: false };
         }
         let epoch = Epoch(state.epoch.0 + 1);
-        let mut stamp = || {
-            *sequence += 1;
-            *sequence
-        };
         let mut cells = vec![state::epoch(epoch, stamp()), state::early_cell(&[], stamp())];
         cells.extend(state.matched.keys().map(|name| state::matched(name, None, stamp())));
         let position = Position { epoch, lsn: self.source.create_slot() };

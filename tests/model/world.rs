@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) versions: BTreeMap<Key, (u64, u64)>,
     /// What was found right of each key last: commits, definition, answer.
     pub(crate) verified: BTreeMap<Key, (Seen, u8, u64)>,
+    /// The highest position that a lookup saw, in histories that leave out what a crash then takes.
+    pub(crate) unfirm: Lsn,
     pub(crate) violation: Option<String>,
 }
 
@@ -106,6 +108,7 @@ impl World {
             stamps: BTreeMap::new(),
             versions: BTreeMap::new(),
             verified: BTreeMap::new(),
+            unfirm: Lsn(0),
             violation: None,
         };
         world.drain();
@@ -189,6 +192,7 @@ impl World {
                 }
                 self.source.restore(to);
             }
+            _ if self.mutation.is_none() && self.unfirm > self.source.flushed => return false,
             _ => self.source.crash(),
         }
         self.disconnect();
