@@ -58,10 +58,12 @@ async fn receive(
 ) -> Result<Infallible, capture::Error> {
     let Pipeline { index, inbox, recompute, progress, observer } = pipeline;
     let mut matcher = Matcher::new(Arc::clone(&index.borrow()));
+    let mut inside = false;
     loop {
         inbox.room().await;
         match stream.next().await? {
             Delivered::Opened { at, pid } => {
+                inside = false;
                 // What statements saw beyond this is not known to have survived (R10).
                 let received = inbox.pending().received();
                 let doubts = recompute.ledger().disconnected(received);
@@ -71,12 +73,15 @@ async fn receive(
             }
             Delivered::Change(change) => {
                 observer.count(Counter::Changes, 1);
+                // Products that join are matched by their rules from the next transaction on (R1).
+                if !std::mem::replace(&mut inside, true) {
+                    matcher.follow(&index.borrow());
+                }
                 inbox.pending().change(&mut matcher, &change);
             }
             Delivered::Commit(transaction) => {
+                inside = false;
                 inbox.commit(&transaction);
-                // Products that join are matched by their rules from the next transaction on (R1).
-                matcher.follow(&index.borrow());
             }
             Delivered::Idle(position) => inbox.idle(position),
         }
@@ -88,8 +93,10 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
     let Pipeline { inbox, recompute, observer, .. } = pipeline;
     // A barrier is due when something has arrived, when somebody waits, or when the time is up.
     while step.pause(inbox, shutdown).await {
+        let openings = inbox.openings();
         let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
-        let mut group = inbox.release(&barrier.snapshot); //           visible, in commit order
+        let released = inbox.release(&barrier.snapshot, openings); //  visible, in commit order
+        let Some(mut group) = released else { continue };
         let any = group.transactions > 0;
         let reach = async |point| observer.reach_if(any, point).await;
         reach(Point::Match).await;

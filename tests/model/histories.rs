@@ -73,7 +73,18 @@ pub(crate) const JOINING: Focus = Focus {
     name: "joining",
     keys: &["shifting/0", "shifting/1"],
     tables: PLAIN,
-    often: &[CALM, ("edit", 2000), ("join", 300), ("publish", 60), ("commit", 200), ("take", 200)],
+    often: &[
+        CALM,
+        ("crash source", 0),
+        ("crash", 20),
+        ("untrack", 0),
+        ("edit", 1500),
+        ("join", 300),
+        ("commit", 0),
+        ("commit in turn", 8000),
+        ("ask", 200),
+        ("take", 200),
+    ],
 };
 pub(crate) const SOURCE_CRASHES: Focus = Focus {
     name: "source crashes",

@@ -47,6 +47,8 @@ pub(crate) enum Mutation {
     ForgetAtOnce,
     /// R1: a product that joins is cached at once and not marked.
     JoinUnmarked,
+    /// R1: new rules count from the transaction after the next one on.
+    RulesFollowLate,
     /// R14: a position is acknowledged before it is recorded.
     AcknowledgeUnrecorded,
     /// R14: a start leaves the record as it found it, for late writes of an earlier one to move back.
@@ -58,7 +60,7 @@ pub(crate) enum Mutation {
 use Mutation as M;
 
 /// All of them, each with the histories that are about it.
-pub(crate) const ALL: [(M, Focus); 24] = [
+pub(crate) const ALL: [(M, Focus); 25] = [
     (M::NoBarrier, histories::EVERYTHING),
     (M::VisibleFirst, histories::EVERYTHING),
     (M::JoinUnmarked, histories::JOINING),
@@ -81,6 +83,7 @@ pub(crate) const ALL: [(M, Focus); 24] = [
     (M::NoEpoch, histories::EVERYTHING),
     (M::ForgetAtOnce, histories::LEAVING),
     (M::AcknowledgeUnrecorded, histories::EVERYTHING),
+    (M::RulesFollowLate, histories::JOINING),
     (M::RecordNotRenewed, histories::LEAVING),
     (M::AcknowledgeBeforeLookups, histories::EVERYTHING),
 ];

@@ -1,6 +1,6 @@
 //! The pipeline's two halves and joining, step by step (pipeline, advance, join).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use kck::{
     change::{Change, Lsn, Old, Position, Snapshot, SourceTime},
@@ -21,6 +21,8 @@ use super::{
 /// A barrier's answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Barrier {
+    /// Openings of the stream before it was sent.
+    openings: u64,
     pub(crate) snapshot: Snapshot,
     pub(crate) insert: Lsn,
 }
@@ -90,8 +92,8 @@ impl World {
             return false;
         }
         stream.told += 1;
-        let change = &changes[stream.told - 1];
-        process.change(change, mutation);
+        let told = stream.told - 1;
+        process.change(&changes[told], told == 0, mutation);
         true
     }
 
@@ -107,16 +109,17 @@ impl World {
         if process.pending.is_empty() {
             process.seen_before = (source.visible, source.insert);
         }
-        for change in &source.commits[next].changes[told..] {
-            process.change(change, mutation);
+        for (number, change) in source.commits[next].changes.iter().enumerate().skip(told) {
+            process.change(change, number == 0, mutation);
         }
         let known = process.pending.commit(&transaction);
         process.positions.received(transaction.end);
         if known || mutation == Some(Mutation::AcknowledgeBeforeLookups) {
             process.positions.covered(transaction.end);
         }
-        let index = Arc::clone(&process.index);
-        process.matcher.follow(&index);
+        if mutation == Some(Mutation::RulesFollowLate) {
+            process.matcher.follow(&process.index);
+        }
         true
     }
 
@@ -165,9 +168,11 @@ impl World {
         let reachable = process.timeline == self.source.timeline;
         match stage {
             Stage::Idle if reachable => Stage::Barrier(Barrier {
+                openings: process.progress.connection,
                 snapshot: self.source.snapshot(),
                 insert: self.source.insert,
             }),
+            Stage::Barrier(barrier) if barrier.openings != process.progress.connection => Stage::Idle,
             Stage::Barrier(barrier) => {
                 let snapshot = self.releasing(process, &barrier.snapshot);
                 let group = process.pending.release(&snapshot);
@@ -392,7 +397,11 @@ impl World {
 }
 
 impl Process {
-    fn change(&mut self, change: &shop::RowChange, mutation: Option<Mutation>) {
+    /// The first change of a transaction finds the rules as they are then.
+    fn change(&mut self, change: &shop::RowChange, first: bool, mutation: Option<Mutation>) {
+        if first && mutation != Some(Mutation::RulesFollowLate) {
+            self.matcher.follow(&self.index);
+        }
         let told = match (change.told(), mutation) {
             (Some(Change::Update { relation, new, .. }), Some(Mutation::NoOldImages)) => {
                 Some(Change::Update { relation, old: Old::Whole(new.clone()), new })
