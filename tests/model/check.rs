@@ -7,13 +7,14 @@ use kck::{
     serve::read::stands,
 };
 
-use super::{
-    compute::Answer,
-    mutation::Mutation,
-    process::Process,
-    source::Seen,
-    world::World,
-};
+use super::{compute::Answer, mutation::Mutation, process::Process, source::Seen, world::World};
+
+/// What a reader is told beside the answer.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    position: Lsn,
+    fresh: bool,
+}
 
 impl World {
     pub(crate) fn broken(&mut self, what: String) {
@@ -72,7 +73,8 @@ impl World {
         }
         // F says more than the certificate, which is of a barrier: nothing up to it can still touch what is unmarked.
         let settled = if told.stale { Lsn(0) } else { progress.settled };
-        self.claim(process, key, &answer, told.position.lsn.max(settled), !told.stale);
+        let claim = Claim { position: told.position.lsn.max(settled), fresh: !told.stale };
+        self.claim(process, key, &answer, claim);
         let own = self.source.up_to(standing.meta.as_of.lsn);
         if own & !answer.seen != 0 && self.same_bytes(&standing.meta, &answer) {
             self.broken(format!("{key} says as of {} and has not seen that", standing.meta.as_of));
@@ -95,7 +97,8 @@ impl World {
     }
 
     /// The answer equals the query on what it saw and every commit up to `position`.
-    fn claim(&mut self, process: &Process, key: &Key, answer: &Answer, position: Lsn, fresh: bool) {
+    fn claim(&mut self, process: &Process, key: &Key, answer: &Answer, claim: Claim) {
+        let Claim { position, fresh } = claim;
         let noticed = process.incarnation == self.source.incarnation;
         let mut seen: Seen = answer.seen;
         if noticed && fresh {
@@ -144,7 +147,8 @@ impl World {
 
     /// Promise 2: what is stored of a key never loses what it had seen.
     pub(crate) fn check_replaced(&mut self, key: &Key, before: &Meta, after: &Meta) {
-        let given = |meta: &Meta| self.answers.get(&(key.clone(), meta.stamp)).map(|answer| answer.seen);
+        let given =
+            |meta: &Meta| self.answers.get(&(key.clone(), meta.stamp)).map(|answer| answer.seen);
         let (Some(before_seen), Some(after_seen)) = (given(before), given(after)) else { return };
         if before.as_of.epoch == after.as_of.epoch
             && before_seen & self.source.surviving() & !after_seen != 0

@@ -2,7 +2,7 @@
 
 use kck::{
     change::{Lsn, Position, SourceTime},
-    entry::{Fingerprint, Lease, Stamp},
+    entry::{Fingerprint, Lease, Meta, Stamp},
     key::Key,
     recompute::{
         ledger::{Computed, Verdict},
@@ -11,7 +11,13 @@ use kck::{
     store::Track,
 };
 
-use super::{cells::Write, mutation::Mutation, source::Seen, world::World};
+use super::{
+    cells::{Store, Write},
+    mutation::Mutation,
+    process::{Process, SENT},
+    source::Seen,
+    world::World,
+};
 
 /// Who waits for a key: with what demand, and past which computation where a new one is wanted.
 #[derive(Debug, Clone)]
@@ -86,7 +92,7 @@ impl World {
         if process.jobs.len() >= 4 {
             return false;
         }
-        let Some(key) = process.queue.take(*super::process::SENT, |_| 1).pop() else {
+        let Some(key) = process.queue.take(*SENT, |_| 1).pop() else {
             return false;
         };
         let cached = process.ledger.is_cached(key.product(), process.progress.visible);
@@ -131,52 +137,65 @@ impl World {
     /// The answer arrives and is judged. `recorded`: its track record was written, as far as kck knows.
     pub(crate) fn arrive(&mut self, at: usize, recorded: bool) -> bool {
         let Some(mut process) = self.process.take() else { return false };
-        let job = process.jobs.get(at).filter(|job| job.kept.is_none()).cloned();
-        let ready = |job: &Job| !recorded || self.store.arrived(&job.recording);
-        let Some((job, saw)) =
-            job.filter(ready).and_then(|job| job.saw.map(|saw| (job, saw)))
-        else {
-            self.process = Some(process);
-            return false;
-        };
-        let value = self.source.tables(saw.seen).answer(&job.key, job.definition);
-        let own = if self.mutation == Some(Mutation::ReadThenTrack)
-            && process.ledger.is_cached(job.key.product(), process.progress.visible)
-        {
-            let (lease, track) = process.ledger.track(&job.key);
-            if let Some(track) = track {
-                let ids = issue_track(&mut process, &mut self.store, &track);
-                self.land_now(&ids);
-                process.ledger.recorded(&job.key, lease);
+        let ready =
+            |job: &&Job| job.kept.is_none() && (!recorded || self.store.arrived(&job.recording));
+        let job = process.jobs.get(at).filter(ready).cloned();
+        let arrived = job.and_then(|job| job.saw.map(|saw| (job, saw)));
+        let arrives = arrived.is_some();
+        if let Some((job, saw)) = arrived {
+            match self.tracked(&mut process, &job) {
+                None => {
+                    if process.timeline == self.source.timeline {
+                        self.claim_uncached(&job.key, job.as_of, saw.seen);
+                    }
+                    process.jobs.remove(at);
+                    self.answer(&mut process, &job, job.as_of);
+                }
+                Some(lease) => {
+                    if recorded {
+                        process.ledger.recorded(&job.key, lease);
+                    }
+                    self.judge(&mut process, at, lease, recorded);
+                }
             }
-            Some(lease)
-        } else {
-            job.lease
-        };
-        let Some(lease) = own else {
-            if process.timeline == self.source.timeline {
-                self.claim_uncached(&job.key, job.as_of, saw.seen);
-            }
-            process.jobs.remove(at);
-            self.answer(&mut process, &job, job.as_of);
-            self.process = Some(process);
-            return true;
-        };
-        if recorded {
+        }
+        self.process = Some(process);
+        arrives
+    }
+
+    /// The lease that the result counts under.
+    fn tracked(&mut self, process: &mut Process, job: &Job) -> Option<Lease> {
+        let cached = process.ledger.is_cached(job.key.product(), process.progress.visible);
+        if self.mutation != Some(Mutation::ReadThenTrack) || !cached {
+            return job.lease;
+        }
+        let (lease, track) = process.ledger.track(&job.key);
+        if let Some(track) = track {
+            let ids = issue_track(process, &mut self.store, &track);
+            self.land_now(&ids);
             process.ledger.recorded(&job.key, lease);
         }
-        let connection = match self.mutation {
-            Some(Mutation::ConnectionIgnored) => process.ledger.connection(),
-            _ => job.connection,
+        Some(lease)
+    }
+
+    /// R6: the ledger accepts the result, or it is computed again.
+    fn judge(&mut self, process: &mut Process, at: usize, lease: Lease, recorded: bool) {
+        let Some((job, saw)) =
+            process.jobs.get(at).cloned().and_then(|job| job.saw.map(|saw| (job, saw)))
+        else {
+            return;
         };
-        let as_of = match self.mutation {
-            Some(Mutation::AsOfAtArrival) => process.progress.as_of(),
-            _ => job.as_of,
-        };
+        let value = self.source.tables(saw.seen).answer(&job.key, job.definition);
         let computed = Computed {
             lease,
-            as_of,
-            connection,
+            as_of: match self.mutation {
+                Some(Mutation::AsOfAtArrival) => process.progress.as_of(),
+                _ => job.as_of,
+            },
+            connection: match self.mutation {
+                Some(Mutation::ConnectionIgnored) => process.ledger.connection(),
+                _ => job.connection,
+            },
             time: SourceTime(i64::try_from(saw.insert.0).unwrap()),
             snapshot: saw.snapshot,
             insert: saw.insert,
@@ -193,16 +212,12 @@ impl World {
                 }
                 let (definition, version) = (job.definition, meta.version);
                 let answer = Answer { seen: saw.seen, definition, value, version };
-                let (as_of, mut put) = (meta.as_of, Vec::new());
                 self.answers.insert((job.key.clone(), meta.stamp), answer);
-                if recorded {
-                    self.stamped(&job.key, meta.stamp);
-                    process.ensure(&mut self.store, meta.stamp, meta.version);
-                    let key = job.key.clone();
-                    put = self.store.issue([Write::Entry(key, meta.stamp, Some(*meta))]);
-                }
+                let as_of = meta.as_of;
+                let put = if recorded { self.put(process, &job.key, *meta) } else { Vec::new() };
+                let kept = Kept { as_of, answer, put };
                 if let Some(job) = process.jobs.get_mut(at) {
-                    job.kept = Some(Kept { as_of, answer, put });
+                    job.kept = Some(kept);
                 }
             }
             Verdict::Void => {
@@ -213,8 +228,12 @@ impl World {
                 }
             }
         }
-        self.process = Some(process);
-        true
+    }
+
+    fn put(&mut self, process: &mut Process, key: &Key, meta: Meta) -> Vec<u32> {
+        self.stamped(key, meta.stamp);
+        process.ensure(&mut self.store, meta.stamp, meta.version);
+        self.store.issue([Write::Entry(key.clone(), meta.stamp, Some(meta))])
     }
 
     /// The put has returned, or failed: who waited is answered.
@@ -233,7 +252,7 @@ impl World {
         finishes
     }
 
-    fn answer(&mut self, process: &mut super::process::Process, job: &Job, as_of: Position) {
+    fn answer(&mut self, process: &mut Process, job: &Job, as_of: Position) {
         for waiter in process.queue.finish(&job.key) {
             let met = match waiter.want {
                 Want::Any => true,
@@ -248,14 +267,11 @@ impl World {
 
     /// R13: a key is let go.
     pub(crate) fn untrack(&mut self, key: usize) -> bool {
-        let (store, mutation) = (&mut self.store, self.mutation);
+        let store = &mut self.store;
         let Some(process) = &mut self.process else { return false };
         let Some(forget) = process.ledger.untrack(&self.keys[key]) else { return false };
         process.ensure(store, forget.stamp, 0);
         let writes = store.issue(Write::forget(&forget));
-        if mutation == Some(Mutation::ForgetAtOnce) {
-            process.ledger.forget(&forget);
-        }
         process.leaving.push((forget, writes));
         true
     }
@@ -272,11 +288,7 @@ impl World {
     }
 }
 
-fn issue_track(
-    process: &mut super::process::Process,
-    store: &mut super::cells::Store,
-    track: &Track,
-) -> Vec<u32> {
+fn issue_track(process: &mut Process, store: &mut Store, track: &Track) -> Vec<u32> {
     process.ensure(store, track.stamp, 0);
     store.issue([Write::track(track)])
 }

@@ -38,11 +38,14 @@ pub(crate) fn search(start: &World, alphabet: &Alphabet) -> Searched {
             continue;
         }
         let [commits, harms, barriers] = used;
-        let idle = world.process.as_ref().is_some_and(|process| matches!(process.stage, Stage::Idle));
+        let idle =
+            world.process.as_ref().is_some_and(|process| matches!(process.stage, Stage::Idle));
         let next = alphabet.commits.get(commits).map(|action| (*action, [1, 0, 0]));
         let harm = alphabet.harm.iter().filter(|_| harms < alphabet.harms);
         let others = alphabet.others.iter().filter_map(|action| match action {
-            Action::Advance if idle => (barriers < alphabet.barriers).then_some((*action, [0, 0, 1])),
+            Action::Advance if idle => {
+                (barriers < alphabet.barriers).then_some((*action, [0, 0, 1]))
+            }
             other => Some((*other, [0; 3])),
         });
         for (action, uses) in

@@ -67,7 +67,7 @@ pub(crate) const LEAVING: Focus = Focus {
     name: "leaving",
     keys: &["plain/0", "partial/1/0"],
     tables: PLAIN,
-    often: &[CALM, ("untrack", 800), ("crash", 600), ("record", 500), ("land", 60), ("edit", 0)],
+    often: &[CALM, ("untrack", 300), ("crash", 300), ("record", 500), ("ask", 30), ("edit", 0)],
 };
 pub(crate) const JOINING: Focus = Focus {
     name: "joining",
@@ -80,8 +80,45 @@ pub(crate) const JOINING: Focus = Focus {
         ("untrack", 0),
         ("edit", 1500),
         ("join", 300),
+        ("publish", 25),
+        ("commit", 50),
+        ("ask", 200),
+        ("take", 200),
+    ],
+};
+pub(crate) const EDITS: Focus = Focus {
+    name: "edits",
+    keys: &["shifting/0", "shifting/1"],
+    tables: PLAIN,
+    often: &[
+        CALM,
+        ("crash source", 0),
+        ("disconnect", 0),
+        ("crash", 0),
+        ("untrack", 0),
+        ("mark early", 0),
+        ("edit", 300),
+        ("join", 600),
         ("commit", 0),
+        ("commit in turn", 1500),
+        ("idle", 300),
+        ("ask", 600),
+        ("take", 300),
+    ],
+};
+pub(crate) const READ_LOOKUPS: Focus = Focus {
+    name: "lookups beside reads",
+    keys: CHAIN,
+    tables: CHAINED,
+    often: &[
+        CALM,
+        ("crash source", 0),
+        ("crash", 0),
         ("commit in turn", 8000),
+        ("commit", 0),
+        ("edit", 0),
+        ("untrack", 0),
+        ("publish", 60),
         ("ask", 200),
         ("take", 200),
     ],
@@ -98,7 +135,7 @@ pub(crate) const EARLY: Focus = Focus {
     tables: EVERY_TABLE,
     often: &[("mark early", 500), ("publish", 40), ("record", 300), ("crash", 400)],
 };
-pub(crate) const FOCUSES: [Focus; 9] = [
+pub(crate) const FOCUSES: [Focus; 11] = [
     EVERYTHING,
     LOOKUPS,
     RESTARTS,
@@ -106,6 +143,8 @@ pub(crate) const FOCUSES: [Focus; 9] = [
     RESTARTED_LOOKUPS,
     LEAVING,
     JOINING,
+    EDITS,
+    READ_LOOKUPS,
     SOURCE_CRASHES,
     EARLY,
 ];
@@ -147,7 +186,7 @@ const KINDS: [Kind; 32] = [
     ("commit", 80, commit),
     // Nobody waits for kck: many go through in a short history.
     ("commit in turn", 1, |random| match commit(random) {
-        Action::Commit(first, _, _) => Action::Commit(first, None, Waits::ForNothing),
+        Action::Commit(first, _, _) => Action::Commit(first, None, Waits::Nothing),
         other => other,
     }),
     ("publish", 90, |random| Action::Publish(random.byte())),
@@ -183,7 +222,7 @@ const KINDS: [Kind; 32] = [
 ];
 
 fn commit(random: &mut Random) -> Action {
-    let waits = [Waits::ForNothing, Waits::ForFlush, Waits::ForFlush, Waits::ForKck];
+    let waits = [Waits::Nothing, Waits::Flush, Waits::Flush, Waits::Kck];
     let waits = waits[usize::from(random.byte() % 4)];
     let second = (random.byte() < 100).then(|| random.word());
     Action::Commit(random.word(), second, waits)

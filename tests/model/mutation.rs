@@ -43,16 +43,12 @@ pub(crate) enum Mutation {
     ConnectionIgnored,
     /// R10: a broken history is gone on with.
     NoEpoch,
-    /// R13: the ledger forgets a key before its deletion is durable.
-    ForgetAtOnce,
     /// R1: a product that joins is cached at once and not marked.
     JoinUnmarked,
     /// R1: new rules count from the transaction after the next one on.
     RulesFollowLate,
     /// R14: a position is acknowledged before it is recorded.
     AcknowledgeUnrecorded,
-    /// R14: a start leaves the record as it found it, for late writes of an earlier one to move back.
-    RecordNotRenewed,
     /// R14: acknowledged while the lookups of a group are under way.
     AcknowledgeBeforeLookups,
 }
@@ -60,11 +56,11 @@ pub(crate) enum Mutation {
 use Mutation as M;
 
 /// All of them, each with the histories that are about it.
-pub(crate) const ALL: [(M, Focus); 25] = [
+pub(crate) const ALL: [(M, Focus); 23] = [
     (M::NoBarrier, histories::EVERYTHING),
     (M::VisibleFirst, histories::EVERYTHING),
     (M::JoinUnmarked, histories::JOINING),
-    (M::LookUpBeforeRelease, histories::LOOKUPS),
+    (M::LookUpBeforeRelease, histories::READ_LOOKUPS),
     (M::NoOldImages, histories::EVERYTHING),
     (M::MarksNotDurable, histories::LATE_WRITES),
     (M::MarksForgotten, histories::RESTARTS),
@@ -81,9 +77,7 @@ pub(crate) const ALL: [(M, Focus); 25] = [
     (M::AllFirm, histories::SOURCE_CRASHES),
     (M::ConnectionIgnored, histories::SOURCE_CRASHES),
     (M::NoEpoch, histories::EVERYTHING),
-    (M::ForgetAtOnce, histories::LEAVING),
     (M::AcknowledgeUnrecorded, histories::EVERYTHING),
-    (M::RulesFollowLate, histories::JOINING),
-    (M::RecordNotRenewed, histories::LEAVING),
+    (M::RulesFollowLate, histories::EDITS),
     (M::AcknowledgeBeforeLookups, histories::EVERYTHING),
 ];

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use kck::{
     change::{Change, Lsn, Old, Position, Snapshot, SourceTime},
-    depend::{lookup::Asked, pending::{Early, Group}},
+    depend::{
+        lookup::Asked,
+        pending::{Early, Group},
+    },
     progress::Certificate,
     store::state,
 };
@@ -172,7 +175,9 @@ impl World {
                 snapshot: self.source.snapshot(),
                 insert: self.source.insert,
             }),
-            Stage::Barrier(barrier) if barrier.openings != process.progress.connection => Stage::Idle,
+            Stage::Barrier(barrier) if barrier.openings != process.progress.connection => {
+                Stage::Idle
+            }
             Stage::Barrier(barrier) => {
                 let snapshot = self.releasing(process, &barrier.snapshot);
                 let group = process.pending.release(&snapshot);
@@ -223,9 +228,8 @@ impl World {
         match self.mutation {
             Some(Mutation::NoBarrier) => all,
             Some(Mutation::VisibleFirst) => {
-                let waits = |number: &&usize| {
-                    self.source.commits[**number].end > process.pending.settled()
-                };
+                let waits =
+                    |number: &&usize| self.source.commits[**number].end > process.pending.settled();
                 let sees = |number: &usize| snapshot.sees(self.source.transaction(*number).xid);
                 let waiting: Vec<usize> = self.source.log.iter().filter(waits).copied().collect();
                 let last = waiting.iter().rposition(sees).map_or(0, |last| last + 1);
@@ -347,9 +351,7 @@ impl World {
         let product = joiner.product;
         let matched = |process: &Process| process.matched.get(product).cloned();
         let (until, listed, writes) = match joiner.until {
-            None if mutation == Some(Mutation::JoinUnmarked) => {
-                (Some(Lsn(0)), false, Vec::new())
-            }
+            None if mutation == Some(Mutation::JoinUnmarked) => (Some(Lsn(0)), false, Vec::new()),
             None => {
                 let at = Position { epoch: process.progress.epoch, lsn: source.insert };
                 (Some(at.lsn), false, store.issue([Write::State(state::mark(product, at))]))

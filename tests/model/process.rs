@@ -173,7 +173,10 @@ impl World {
     /// The stream has ended for good: where the same process goes on (follow).
     pub(crate) fn go_on(&mut self) -> bool {
         let ended = self.source.slot.is_none()
-            || self.process.as_ref().is_some_and(|process| process.timeline != self.source.timeline);
+            || self
+                .process
+                .as_ref()
+                .is_some_and(|process| process.timeline != self.source.timeline);
         let Some(mut process) = self.process.take_if(|process| ended && process.stream.is_none())
         else {
             return false;
@@ -199,7 +202,8 @@ impl World {
         let all = process.matched.keys().map(String::as_str);
         let waits =
             |name: &&str| resumed.new_epoch || !process.ledger.is_cached(name, Lsn(u64::MAX - 1));
-        let joining: Vec<&'static str> = all.filter(waits).map(|name| shop::asks(name).name()).collect();
+        let joining: Vec<&'static str> =
+            all.filter(waits).map(|name| shop::asks(name).name()).collect();
         for product in &joining {
             self.save(state::matched(product, None, process.state_stamp()));
         }
@@ -232,10 +236,8 @@ impl World {
             *sequence
         };
         if why.is_none() || goes_on {
-            if self.mutation != Some(Mutation::RecordNotRenewed) {
-                self.save(state::recorded(state.recorded, stamp()));
-                self.save(state::early_cell(&state.early, stamp()));
-            }
+            self.save(state::recorded(state.recorded, stamp()));
+            self.save(state::early_cell(&state.early, stamp()));
             if self.source.slot.is_none() {
                 self.source.create_slot();
             }
@@ -257,9 +259,8 @@ impl World {
         definition: u8,
         sequence: &mut u64,
     ) -> kck::resume::Joins {
-        let means = |asks: &Asks| {
-            (asks.name().to_owned(), (asks.fingerprint(definition), String::new()))
-        };
+        let means =
+            |asks: &Asks| (asks.name().to_owned(), (asks.fingerprint(definition), String::new()));
         let wanted: BTreeMap<String, (Fingerprint, String)> = ALL.iter().map(means).collect();
         let counter = std::cell::Cell::new(*sequence);
         let stamp = || {
@@ -368,8 +369,7 @@ impl Process {
         (self.acknowledged, self.recorded) = (resume, resume);
         let visible = self.pending.settled().max(self.progress.visible);
         self.progress.visible = visible;
-        let steps =
-            if mutation == Some(Mutation::FAtOnce) { 0 } else { self.index.steps() };
+        let steps = if mutation == Some(Mutation::FAtOnce) { 0 } else { self.index.steps() };
         self.settle = Settle::new(visible, steps);
     }
 

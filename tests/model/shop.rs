@@ -66,7 +66,8 @@ pub(crate) const ALL: [Asks; 5] =
 
 impl Tables {
     pub(crate) fn first() -> Self {
-        let row = |id: u8| [Some([id, id, 0]), Some([id, id, 0]), Some([id, id, 0]), Some([id, id, 1])];
+        let row =
+            |id: u8| [Some([id, id, 0]), Some([id, id, 0]), Some([id, id, 0]), Some([id, id, 1])];
         let rows = [0, 1].map(row);
         Self(std::array::from_fn(|table| [rows[0][table], rows[1][table], None]))
     }
@@ -101,7 +102,9 @@ impl Tables {
             }
             Asks::Plain => self.rows(D).filter(|row| row[1] == p).collect(),
             Asks::Whole => self.rows(A).filter(|row| row[2] == p).collect(),
-            Asks::Partial => self.rows(D).filter(|row| row[1] == p && row[2] != wanted[1]).collect(),
+            Asks::Partial => {
+                self.rows(D).filter(|row| row[1] == p && row[2] != wanted[1]).collect()
+            }
             Asks::Shifting => {
                 let column = if definition == 0 { 1 } else { 2 };
                 self.rows(D).filter(|row| row[column] == p).collect()
@@ -270,7 +273,8 @@ fn relation(table: usize) -> Arc<Relation> {
     static RELATIONS: OnceLock<Vec<Arc<Relation>>> = OnceLock::new();
     let of = |table: usize| {
         let (name, columns) = TABLES[table];
-        let announced = |name: &&str| Announced { name: (*name).to_owned(), type_oid: 20, identity: true };
+        let announced =
+            |name: &&str| Announced { name: (*name).to_owned(), type_oid: 20, identity: true };
         let columns = columns.iter().map(announced).collect();
         let (schema, name) = ("public".to_owned(), name.to_owned());
         Arc::new(Relation { table: id(table), schema, name, identity: b'f', columns })

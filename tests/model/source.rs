@@ -1,6 +1,6 @@
 //! The source: a log of commits, of which some are visible, some flushed, and some lost in a crash.
 
-use kck::change::{Lsn, Snapshot, Transaction, SourceTime, Xid};
+use kck::change::{Lsn, Snapshot, SourceTime, Transaction, Xid};
 
 use super::shop::{RowChange, Tables};
 
@@ -17,11 +17,11 @@ const RECORD: u64 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Waits {
     /// Whenever: `synchronous_commit = off`.
-    ForNothing,
+    Nothing,
     /// After it is flushed.
-    ForFlush,
+    Flush,
     /// After kck, a synchronous standby, has acknowledged it.
-    ForKck,
+    Kck,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -173,10 +173,10 @@ impl Source {
             let commit = &self.commits[**number];
             self.visible >> **number & 1 == 0
                 && match commit.waits {
-                    Waits::ForNothing => true,
-                    Waits::ForFlush => commit.end <= self.flushed,
+                    Waits::Nothing => true,
+                    Waits::Flush => commit.end <= self.flushed,
                     // Without its slot kck is no standby.
-                    Waits::ForKck => confirmed.is_none_or(|confirmed| commit.end <= confirmed),
+                    Waits::Kck => confirmed.is_none_or(|confirmed| commit.end <= confirmed),
                 }
         };
         self.log.iter().filter(ready).copied().collect()
@@ -214,7 +214,8 @@ impl Source {
         self.log.retain(|number| commits[*number].end <= to);
         self.visible = self.surviving();
         self.open.clear();
-        self.completed = self.log.iter().map(|number| self.commits[*number].xid).max().unwrap_or(99);
+        self.completed =
+            self.log.iter().map(|number| self.commits[*number].xid).max().unwrap_or(99);
         self.next_xid = self.completed + 1;
     }
 

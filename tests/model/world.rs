@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kck::{
-    change::Lsn,
-    entry::Stamp,
-    key::Key,
-};
+use kck::{change::Lsn, entry::Stamp, key::Key};
 
 use super::{
     cells::{Store, Write},
