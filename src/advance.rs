@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -63,6 +66,8 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 pub struct Inbox {
     /// Locked for one event or one release at a time.
     pending: Mutex<Pending>,
+    /// Openings of the connection; counted with `pending` locked.
+    openings: AtomicU64,
     /// What may be acknowledged; locked after `pending` where both are.
     positions: Mutex<Positions>,
     arrived: Notify,
@@ -80,6 +85,7 @@ impl Inbox {
     pub fn new(resume: Lsn, early: &[(Xid, Lsn)], doubts: Vec<(Key, Stamp)>) -> Self {
         Self {
             pending: Mutex::new(Pending::new(resume, early, KEYS_MOST)),
+            openings: AtomicU64::new(0),
             positions: Mutex::new(Positions::new(resume)),
             arrived: Notify::new(),
             idled: Notify::new(),
@@ -129,7 +135,11 @@ impl Inbox {
 
     /// The connection was opened at `at`, to this process at the source.
     pub fn opened(&self, at: Lsn, pid: i32) {
-        self.pending().opened(at);
+        {
+            let mut pending = self.pending();
+            pending.opened(at);
+            self.openings.fetch_add(1, Ordering::Relaxed);
+        }
         self.positions().opened();
         *self.walsender.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
     }
@@ -156,12 +166,20 @@ impl Inbox {
         self.idled.notify_one();
     }
 
-    /// Takes what this snapshot releases.
+    /// How often the connection was opened, to be read before a barrier is sent.
     #[must_use]
-    pub fn release(&self, snapshot: &Snapshot) -> Group {
-        let group = self.pending().release(snapshot);
+    pub fn openings(&self) -> u64 {
+        self.openings.load(Ordering::Relaxed)
+    }
+
+    /// Takes what this snapshot releases. `None` where the connection was opened anew since `openings` was read: after a
+    /// crash of the source an id that the snapshot saw may be another transaction's.
+    #[must_use]
+    pub fn release(&self, snapshot: &Snapshot, openings: u64) -> Option<Group> {
+        let mut pending = self.pending();
+        let group = (self.openings() == openings).then(|| pending.release(snapshot))?;
         self.taken.notify_one();
-        group
+        Some(group)
     }
 
     fn walsender(&self) -> Option<i32> {
@@ -495,5 +513,24 @@ impl Step {
         self.recorded_at = Instant::now();
         self.parts.control.acknowledge(position);
         self.parts.progress.send_modify(|progress| progress.acknowledged = position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::SourceTime;
+
+    #[test]
+    fn a_barrier_of_before_the_connection_was_lost_releases_nothing() {
+        let inbox = Inbox::new(Lsn(10), &[], Vec::new());
+        inbox.opened(Lsn(10), 1);
+        let openings = inbox.openings();
+        let snapshot = Snapshot { xmin: 101, xmax: 101, in_progress: Vec::new() };
+        inbox.opened(Lsn(10), 2);
+        inbox.commit(&Transaction { xid: Xid(100), end: Lsn(20), time: SourceTime(0) });
+        assert_eq!(inbox.release(&snapshot, openings), None);
+        let group = inbox.release(&snapshot, inbox.openings());
+        assert_eq!(group.map(|group| group.end), Some(Lsn(20)));
     }
 }

@@ -64,12 +64,12 @@ async fn receive(
         inbox.room().await;
         match stream.next().await? {
             Delivered::Opened { at, pid } => {
+                inside = false;
                 // What statements saw beyond this is not known to have survived (R10).
                 let received = inbox.pending().received();
                 let doubts = recompute.ledger().disconnected(received);
                 inbox.doubt(doubts);
                 inbox.opened(at, pid);
-                inside = false;
                 progress.send_modify(|progress| progress.connection += 1);
             }
             Delivered::Change(change) => {
@@ -80,8 +80,8 @@ async fn receive(
                 inbox.pending().change(&mut matcher, &change);
             }
             Delivered::Commit(transaction) => {
-                inbox.commit(&transaction);
                 inside = false;
+                inbox.commit(&transaction);
             }
             Delivered::Idle(position) => inbox.idle(position),
         }
@@ -93,8 +93,10 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
     let Pipeline { inbox, recompute, observer, .. } = pipeline;
     // A barrier is due when something has arrived, when somebody waits, or when the time is up.
     while step.pause(inbox, shutdown).await {
+        let openings = inbox.openings();
         let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
-        let mut group = inbox.release(&barrier.snapshot); //           visible, in commit order
+        let released = inbox.release(&barrier.snapshot, openings); //  visible, in commit order
+        let Some(mut group) = released else { continue };
         let any = group.transactions > 0;
         let reach = async |point| observer.reach_if(any, point).await;
         reach(Point::Match).await;

@@ -132,6 +132,10 @@ impl Resuming<'_> {
         let found = broken(&state, &origin, slot.as_ref(), facts.insert_lsn);
         let Some(why) = verdict.or(found) else {
             let (position, early) = (state.recorded, state.early);
+            // Again, under this start's stamps: what an earlier start wrote may arrive late, and be older than what
+            // is gone on from here.
+            let renewed = [state::recorded(position, stamp()), state::early_cell(&early, stamp())];
+            store.save(&renewed).await?;
             let began = None;
             return Ok(Resumed {
                 position,
@@ -213,7 +217,8 @@ impl Resuming<'_> {
 }
 
 /// Why the recorded position cannot be gone on from (R10, R14).
-fn broken(
+#[must_use]
+pub fn broken(
     state: &State,
     origin: &Origin,
     slot: Option<&slot::Slot>,

@@ -44,7 +44,7 @@ pub(super) struct Few {
 }
 
 /// The index as it meets the tables that the stream announces: what a change of one must do is worked out once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Matcher {
     index: Arc<Index>,
     plans: HashMap<TableId, Plan>,

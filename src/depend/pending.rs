@@ -16,7 +16,7 @@ use super::{
     lookup::{Asked, Found, ROWS_MAX},
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Folded {
     xid: Xid,
     end: Lsn,
@@ -73,7 +73,7 @@ impl Group {
 }
 
 /// What has arrived and is not released yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pending {
     current: Touched,
     inside: bool,

@@ -31,7 +31,7 @@ pub(super) enum OldRow<'a> {
 }
 
 /// What a change of one table must do, each column list once however many products share it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Plan {
     relation: Arc<Relation>,
     /// The columns that old rows tell, where they tell less than they look like.
@@ -41,14 +41,14 @@ pub(super) struct Plan {
 }
 
 /// Products whose key is the values of these columns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) columns: Vec<Vec<Place>>,
     pub(super) readers: Vec<Reader>,
 }
 
 /// A product that reads the table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) product: Arc<str>,
     /// The columns it reads, as bits.
@@ -58,7 +58,7 @@ pub(super) struct Reader {
 }
 
 /// How a changed row leads to keys, where it is not one key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Way {
     Whole,
     Pattern(Vec<Bound>),

@@ -125,7 +125,7 @@ pub enum Verdict {
 }
 
 /// The list of tracked keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
     epoch: Epoch,
     term: u32,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Indexes of tracked keys, by product.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Patterns(HashMap<Arc<str>, Vec<Indexed>>);
 
 /// What a pattern says of a parameter, without the value.
@@ -26,7 +26,7 @@ enum Kind {
 }
 
 /// The tracked keys of a product, for patterns of one kind.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Indexed {
     kinds: Vec<Kind>,
     /// Values of texts and numbers → the ordered value, if the kind has one → keys.

@@ -25,20 +25,20 @@ pub enum Want {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Job<W> {
     waiters: Vec<W>,
     urgent: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Running<W> {
     as_of: Position,
     waiters: Vec<W>,
 }
 
 /// What is to be computed, what is being computed, and who waits for it (`W`).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Queue<W> {
     waiting: HashMap<Key, Job<W>>,
     running: HashMap<Key, Running<W>>,

@@ -74,11 +74,14 @@ pub struct Answer {
 }
 
 /// How an entry stands when it is answered: judged against one look at how far kck is.
-struct Stands {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stands {
     /// In which epoch, and where: what a demanded position is compared with.
-    position: Position,
-    time: SourceTime,
-    stale: bool,
+    pub position: Position,
+    /// It equals the query run on the source at some moment not before this.
+    pub time: SourceTime,
+    /// A later commit is known to touch it.
+    pub stale: bool,
 }
 
 /// An answer with the position that it meets.
@@ -354,7 +357,8 @@ impl Read<'_> {
 
 /// R8: an unmarked answer of a matched product is exact as of the certificate or its own, whichever is later. The
 /// certificate is one that was given before the answer was found unmarked.
-fn stands(standing: &Standing, progress: &Progress) -> Stands {
+#[must_use]
+pub fn stands(standing: &Standing, progress: &Progress) -> Stands {
     let own = standing.meta.as_of;
     let (mut position, mut time) = (own, standing.meta.as_of_time);
     if let Some(certificate) = progress.certified()

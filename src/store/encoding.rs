@@ -27,7 +27,7 @@ type Fact = &'static str;
 
 /// One cell: what was last written and when. The higher write time wins; at equal times a delete does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) enum Cell<T> {
+pub enum Cell<T> {
     /// Nothing was ever written.
     #[default]
     Unwritten,
@@ -47,7 +47,7 @@ pub(super) enum Cell<T> {
 
 impl<T> Cell<T> {
     /// Applies a write, `None` being a delete. False when what it has wins.
-    pub(super) fn write(&mut self, time: u64, value: Option<T>) -> bool {
+    pub fn write(&mut self, time: u64, value: Option<T>) -> bool {
         let wins = match self {
             Self::Unwritten => true,
             Self::Live { time: held, .. } => *held < time || (*held == time && value.is_none()),
@@ -63,7 +63,7 @@ impl<T> Cell<T> {
     }
 
     /// What it holds.
-    pub(super) fn value(&self) -> Option<&T> {
+    pub fn value(&self) -> Option<&T> {
         match self {
             Self::Live { value, .. } => Some(value),
             Self::Unwritten | Self::Deleted { .. } => None,
@@ -73,13 +73,13 @@ impl<T> Cell<T> {
 
 /// The three cells of a key; `E` is as much of the entry as is at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cells<E> {
+pub struct Cells<E> {
     /// The entry, or its header.
-    pub(super) entry: Cell<E>,
+    pub entry: Cell<E>,
     /// The track record.
-    pub(super) lease: Cell<Lease>,
+    pub lease: Cell<Lease>,
     /// The mark; its write time is its packed position.
-    pub(super) mark: Cell<Position>,
+    pub mark: Cell<Position>,
 }
 
 impl<E> Default for Cells<E> {
@@ -90,7 +90,7 @@ impl<E> Default for Cells<E> {
 
 impl<E> Cells<E> {
     /// Whether any cell holds a value.
-    pub(super) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         self.entry.value().is_some() || self.lease.value().is_some() || self.mark.value().is_some()
     }
 }

@@ -3,8 +3,19 @@
 use super::{term::oid, tree::Value};
 use crate::description::Description;
 
+/// `pg_proc.oid` of int8(int4).
+const WIDENED: u32 = 481;
+
 /// The text and the type of a constant that is not NULL.
 pub(super) fn constant(description: &Description, value: &Value<'_>) -> Option<(String, u32)> {
+    let node = value.node()?;
+    if let ("FUNCEXPR", Some(WIDENED), Some([inner])) =
+        (node.name, node.number("funcid"), node.list("args"))
+    {
+        // A literal of a smaller type, as in `bigint_column in (1, 2)`.
+        let (text, _) = constant(description, inner).filter(|(_, of)| *of == oid::INTEGER)?;
+        return Some((text, oid::BIGINT));
+    }
     let node = value.named("CONST")?;
     let type_oid: u32 = node.number("consttype")?;
     let Some(Value::Datum(bytes)) = node.field("constvalue") else { return None };
