@@ -69,10 +69,9 @@ impl Asked<'_> {
         }
         all.retain(|rows| self.all_hold(&query.filter, &Frame { query, rows, outer }));
         let frames: Vec<Frame<'_>> = all.iter().map(|rows| Frame { query, rows, outer }).collect();
-        let target =
-            |frame: &Frame<'_>, group: &[Frame<'_>]| -> Row {
-                query.targets.iter().map(|target| self.value(target, frame, group)).collect()
-            };
+        let target = |frame: &Frame<'_>, group: &[Frame<'_>]| -> Row {
+            query.targets.iter().map(|target| self.value(target, frame, group)).collect()
+        };
         match &query.shape {
             Shape::Grouped { keys, having } => {
                 let nothing = vec![vec![None; 9]; query.leaves.len()];
@@ -166,12 +165,7 @@ impl Asked<'_> {
         conditions.iter().all(|condition| self.holds(condition, frame, &[]) == Some(true))
     }
 
-    fn holds(
-        &self,
-        condition: &Condition,
-        frame: &Frame<'_>,
-        group: &[Frame<'_>],
-    ) -> Option<bool> {
+    fn holds(&self, condition: &Condition, frame: &Frame<'_>, group: &[Frame<'_>]) -> Option<bool> {
         let value = |expression| self.value(expression, frame, group);
         match condition {
             Condition::Compare(operator, one, other) => {
@@ -181,10 +175,9 @@ impl Asked<'_> {
             Condition::OneOf { tested, values, negated } => {
                 Some(values.contains(&value(tested)?) != *negated)
             }
-            Condition::And(all) => all
-                .iter()
-                .map(|one| self.holds(one, frame, group))
-                .fold(Some(true), and),
+            Condition::And(all) => {
+                all.iter().map(|one| self.holds(one, frame, group)).fold(Some(true), and)
+            }
             Condition::Or(any) => any
                 .iter()
                 .map(|one| self.holds(one, frame, group).map(|holds| !holds))
@@ -223,9 +216,8 @@ impl Asked<'_> {
             }
             Expression::Rank { apart, by } => {
                 let targets = &frame.query.targets;
-                let of = |frame: &Frame<'_>, target: &usize| {
-                    self.value(&targets[*target], frame, &[])
-                };
+                let of =
+                    |frame: &Frame<'_>, target: &usize| self.value(&targets[*target], frame, &[]);
                 let same = |other: &&Frame<'_>| {
                     apart.iter().all(|target| of(frame, target) == of(other, target))
                 };

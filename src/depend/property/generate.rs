@@ -20,18 +20,22 @@ const DEPTH_MAX: usize = 3;
 pub(super) fn case(choices: &mut Choices<'_>) -> Case {
     let parameters: Vec<u32> =
         (0..1 + choices.weighed(&[3, 2])).map(|_| [INTEGER, BIGINT][choices.below(2)]).collect();
-    let mut generator = Generator { choices, parameters: &[], views: Vec::new(), leaves: 3 };
-    if generator.choices.chance(25) {
+    let theme =
+        [Theme::Any, Theme::Chain, Theme::Shaped, Theme::Outer][choices.weighed(&[4, 2, 3, 3])];
+    let mut generator = Generator { choices, parameters: &[], views: Vec::new(), leaves: 3, theme };
+    if theme == Theme::Any && generator.choices.chance(25) {
         let width = 1 + generator.choices.below(3);
         let view = generator.query(None, 1, width);
         generator.views.push(view);
     }
     generator.parameters = &parameters;
-    generator.leaves = 7;
+    // Small queries meet a change more often, large ones are stranger.
+    generator.leaves = [2, 3, 4, 7][generator.choices.below(4)];
     let width = 1 + generator.choices.below(3);
     let mut query = generator.query(None, 0, width);
     generator.bind(&mut query);
-    let views = generator.views;
+    let is_read = format!("{query:?}").contains("View {");
+    let views = if is_read { generator.views } else { Vec::new() };
     Case { query, views, parameters }
 }
 
@@ -43,82 +47,142 @@ struct Visible<'v> {
     outer: Option<&'v Visible<'v>>,
 }
 
+/// What a query is made of. The strange is rare among the common: some forms have cases of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    Any,
+    /// Tables, each joined to the one before.
+    Chain,
+    /// A derived table that is more than a selection, and what is asked of its columns.
+    Shaped,
+    /// An outer join, and what is asked of its sides.
+    Outer,
+}
+
 struct Generator<'g, 'c> {
     choices: &'g mut Choices<'c>,
     parameters: &'g [u32],
     views: Vec<Query>,
     /// How many more may be named in FROM.
     leaves: usize,
+    theme: Theme,
 }
 
 impl Generator<'_, '_> {
     fn query(&mut self, outer: Option<&Visible<'_>>, depth: usize, width: usize) -> Query {
+        if self.theme == Theme::Chain {
+            return self.chain();
+        }
         let mut with = Vec::new();
-        if depth < DEPTH_MAX && self.leaves > 2 && self.choices.chance(10) {
+        let is_any = self.theme == Theme::Any;
+        if is_any && depth < DEPTH_MAX && self.leaves > 2 && self.choices.chance(10) {
             let hidden = Visible { leaves: &[], with: &[], outer };
             let width = 1 + self.choices.below(2);
             with.push(self.query(Some(&hidden), depth + 1, width));
         }
-        if depth > 0 && depth < DEPTH_MAX && self.leaves > 1 && self.choices.chance(12) {
+        let combined = if self.theme == Theme::Shaped { 25 } else { 12 };
+        if depth > 0 && depth < DEPTH_MAX && self.leaves > 1 && self.choices.chance(combined) {
             return self.combined(outer, depth, width);
         }
+        let (leaves, from, mut filter) = self.sources(&with, outer, depth);
+        let visible = Visible { leaves: &leaves, with: &with, outer };
+        let conditions: &[usize] = match self.theme {
+            Theme::Shaped => &[4, 2],
+            Theme::Outer => &[1, 4, 1],
+            _ => &[3, 4, 2],
+        };
+        for _ in 0..self.choices.weighed(conditions) {
+            filter.push(self.condition(&visible, depth));
+        }
+        let (targets, shape) = self.shape(&visible, depth, width);
+        let limit = self.choices.chance(if depth == 0 { 5 } else { 12 }).then_some(1);
+        Query { with, leaves, from, filter, targets, shape, limit }
+    }
+
+    /// FROM, with the conditions that join what stands beside each other.
+    fn sources(
+        &mut self,
+        with: &[Query],
+        outer: Option<&Visible<'_>>,
+        depth: usize,
+    ) -> (Vec<Leaf>, Vec<Item>, Vec<Condition>) {
         let mut leaves: Vec<Leaf> = Vec::new();
         let mut from: Vec<Item> = Vec::new();
         let mut filter: Vec<Condition> = Vec::new();
-        let count = 1 + self.choices.weighed(if depth == 0 { &[3, 5, 3, 1] } else { &[5, 3, 1] });
+        let counts: &[usize] = match (self.theme, depth) {
+            (Theme::Outer, 0) => &[0, 5, 1],
+            (Theme::Outer, _) => &[1],
+            (Theme::Any, 0) => &[3, 5, 3, 1],
+            _ => &[5, 3],
+        };
+        let count = 1 + self.choices.weighed(counts);
         for number in 0..count {
             if number > 0 && self.leaves == 0 {
                 break;
             }
-            let leaf = self.leaf(&Visible { leaves: &leaves, with: &with, outer }, depth);
+            let leaf = self.leaf(&Visible { leaves: &leaves, with, outer }, depth);
             let lateral = matches!(leaf, Leaf::Derived { lateral: true, .. });
             leaves.push(leaf);
             let joins = number > 0 && self.choices.below(4) < 3;
             if !joins {
                 from.push(Item::Leaf(number));
                 if number > 0 {
-                    let visible = Visible { leaves: &leaves, with: &with, outer };
+                    let visible = Visible { leaves: &leaves, with, outer };
                     filter.push(self.link(&visible));
                 }
                 continue;
             }
             let before = from.pop().map_or(Item::Leaf(0), |before| before);
-            let kinds: &[usize] = if lateral { &[2, 2] } else { &[5, 4, 1, 2] };
+            let kinds: &[usize] = match self.theme {
+                _ if lateral => &[2, 2],
+                Theme::Outer => &[1, 5, 2, 2],
+                _ => &[5, 4, 1, 2],
+            };
             let kind =
                 [Join::Inner, Join::Left, Join::Full, Join::Right][self.choices.weighed(kinds)];
-            let on = self.on(&leaves, &before, &with, outer, depth, kind);
-            from.push(self.join(kind, before, Item::Leaf(number), on));
+            let on = self.on(&Visible { leaves: &leaves, with, outer }, &before, kind, depth);
+            from.push(join(kind, before, Item::Leaf(number), on));
         }
-        let visible = Visible { leaves: &leaves, with: &with, outer };
-        for _ in 0..self.choices.weighed(&[3, 4, 2]) {
-            filter.push(self.condition(&visible, depth));
-        }
-        let (targets, shape) = self.shape(&visible, depth, width);
-        let limit = self.choices.chance(8).then_some(1);
-        Query { with, leaves, from, filter, targets, shape, limit }
+        (leaves, from, filter)
     }
 
-    /// A join of what is there with a new leaf; now and then the new leaf goes further in.
-    fn join(&mut self, kind: Join, before: Item, leaf: Item, on: Vec<Condition>) -> Item {
-        Item::Join { kind, left: Box::new(before), right: Box::new(leaf), on }
+    fn chain(&mut self) -> Query {
+        let table = |it: &mut Self| Leaf::Table(it.choices.below(TABLES.len()));
+        let mut leaves = vec![table(self)];
+        let mut item = Item::Leaf(0);
+        for number in 1..2 + self.choices.weighed(&[1, 2, 1]) {
+            leaves.push(table(self));
+            let (one, other) =
+                (self.column_of(&leaves, number - 1), self.column_of(&leaves, number));
+            let on = vec![Condition::Compare(Operator::Equal, one, other)];
+            let kind = [Join::Inner, Join::Left][self.choices.weighed(&[3, 1])];
+            item = join(kind, item, Item::Leaf(number), on);
+        }
+        let column = self.column_of(&leaves, 0);
+        let filter = vec![Condition::Compare(
+            Operator::Equal,
+            column,
+            Expression::Parameter(0, self.parameters[0]),
+        )];
+        let last = leaves.len() - 1;
+        let targets = vec![self.column_of(&leaves, last)];
+        let (with, from, shape) = (Vec::new(), vec![item], Shape::Plain);
+        Query { with, leaves, from, filter, targets, shape, limit: None }
     }
 
     /// ON may name only what it joins.
     fn on(
         &mut self,
-        leaves: &[Leaf],
+        visible: &Visible<'_>,
         before: &Item,
-        with: &[Query],
-        outer: Option<&Visible<'_>>,
-        depth: usize,
         kind: Join,
+        depth: usize,
     ) -> Vec<Condition> {
+        let leaves = visible.leaves;
         let joined = tables_of(before);
         let first = joined.iter().min().copied().unwrap_or(0);
-        // What is not joined stands further in front: a number is all that hides it.
-        let visible = Visible { leaves, with, outer };
         let mut on = Vec::new();
-        for at in 0..1 + self.choices.weighed(&[5, 2]) {
+        for at in 0..1 + self.choices.weighed(&[3, 2]) {
             let column = |it: &mut Self, from: usize, to: usize| {
                 let leaf = from + it.choices.below(to - from);
                 it.column_of(leaves, leaf)
@@ -132,7 +196,7 @@ impl Generator<'_, '_> {
                     break;
                 }
             } else if first == 0 {
-                on.push(self.condition(&visible, depth.max(1)));
+                on.push(self.condition(visible, depth.max(1)));
             }
         }
         on
@@ -141,12 +205,18 @@ impl Generator<'_, '_> {
     fn leaf(&mut self, visible: &Visible<'_>, depth: usize) -> Leaf {
         self.leaves = self.leaves.saturating_sub(1);
         let table = Leaf::Table(self.choices.below(TABLES.len()));
-        let nested = if depth < DEPTH_MAX && self.leaves > 0 { 2 } else { 0 };
+        let nested = match (self.theme, depth) {
+            (Theme::Any, _) if depth < DEPTH_MAX && self.leaves > 0 => 4,
+            (Theme::Shaped, 0) if visible.leaves.is_empty() => 90,
+            _ => 0,
+        };
         let views = if self.views.is_empty() { 0 } else { 2 };
-        match self.choices.weighed(&[10, nested, nested, views, 3]) {
+        let with = if self.with(visible).is_some() { 8 } else { 0 };
+        match self.choices.weighed(&[10, nested, nested, views, with]) {
             1 => {
                 let hidden = Visible { leaves: &[], with: visible.with, outer: visible.outer };
-                let width = 1 + self.choices.below(3);
+                let least = if self.theme == Theme::Shaped { 2 } else { 1 };
+                let width = least + self.choices.below(4 - least);
                 let query = Box::new(self.query(Some(&hidden), depth + 1, width));
                 Leaf::Derived { query, lateral: false }
             }
@@ -159,30 +229,30 @@ impl Generator<'_, '_> {
                 let number = self.choices.below(self.views.len());
                 Leaf::View { number, types: self.views[number].types() }
             }
-            4 => {
-                let (mut levels, mut at) = (0, Some(visible));
-                while let Some(visible) = at {
-                    if let Some(query) = visible.with.first() {
-                        return Leaf::With { levels, number: 0, types: query.types() };
-                    }
-                    (levels, at) = (levels + 1, visible.outer);
-                }
-                table
-            }
+            4 => self.with(visible).unwrap_or(table),
             _ => table,
         }
     }
 
+    /// The nearest WITH query.
+    fn with(&self, visible: &Visible<'_>) -> Option<Leaf> {
+        let around = std::iter::successors(Some(visible), |visible| visible.outer);
+        let mut found = around.enumerate().filter_map(|(levels, visible)| {
+            Some(Leaf::With { levels, number: 0, types: visible.with.first()?.types() })
+        });
+        found.next()
+    }
+
     fn combined(&mut self, outer: Option<&Visible<'_>>, depth: usize, width: usize) -> Query {
-        let how = [Combine::Union, Combine::Except, Combine::Intersect]
-            [self.choices.weighed(&[4, 2, 1])];
+        let how =
+            [Combine::Union, Combine::Except, Combine::Intersect][self.choices.weighed(&[4, 2, 1])];
         let all = self.choices.chance(40);
         let hidden = Visible { leaves: &[], with: &[], outer };
         let branches = Box::new([
             self.query(Some(&hidden), depth + 1, width),
             self.query(Some(&hidden), depth + 1, width),
         ]);
-        let limit = self.choices.chance(10).then_some(1);
+        let limit = self.choices.chance(25).then_some(1);
         let shape = Shape::Combined { how, all, branches };
         let (with, leaves, from) = (Vec::new(), Vec::new(), Vec::new());
         Query { with, leaves, from, filter: Vec::new(), targets: Vec::new(), shape, limit }
@@ -197,7 +267,13 @@ impl Generator<'_, '_> {
         let columns =
             |it: &mut Self, count: usize| (0..count).map(|_| it.column(visible)).collect();
         let mut targets: Vec<Expression> = columns(self, width);
-        match self.choices.weighed(&[10, 2, 2, 4, 3]) {
+        let weights = match (self.theme, depth) {
+            (Theme::Shaped, 1) => [1, 1, 4, 4, 4],
+            (Theme::Outer, _) => [1, 0, 0, 0, 0],
+            (_, 0) => [10, 1, 1, 2, 1],
+            _ => [8, 2, 4, 5, 5],
+        };
+        match self.choices.weighed(&weights) {
             1 => (targets, Shape::Distinct),
             2 => (targets, Shape::DistinctOn(1 + self.choices.below(width))),
             3 => {
@@ -251,7 +327,11 @@ impl Generator<'_, '_> {
     }
 
     fn condition(&mut self, visible: &Visible<'_>, depth: usize) -> Condition {
-        let nested = if depth < DEPTH_MAX && self.leaves > 0 { 4 } else { 0 };
+        let nested = match (self.theme, depth) {
+            (Theme::Any, _) if depth < DEPTH_MAX && self.leaves > 0 => 4,
+            (Theme::Outer, 0 | 1) => 5,
+            _ => 0,
+        };
         match self.choices.weighed(&[6, 5, 3, 2, 2, 2, 2, 2, nested, nested, 1]) {
             0 => self.link(visible),
             1 => self.bound(visible),
@@ -269,9 +349,15 @@ impl Generator<'_, '_> {
             }
             6 => Condition::Or(vec![
                 self.condition(visible, DEPTH_MAX),
-                self.condition(visible, depth.max(DEPTH_MAX - 1)),
+                self.condition(visible, depth),
             ]),
-            7 => Condition::Not(Box::new(self.condition(visible, depth.max(DEPTH_MAX - 1)))),
+            7 => {
+                let mut denied = vec![self.condition(visible, depth)];
+                if self.choices.chance(50) {
+                    denied.push(self.condition(visible, DEPTH_MAX));
+                }
+                Condition::Not(Box::new(Condition::And(denied)))
+            }
             8 => {
                 let exists = Condition::Exists(Box::new(self.sublink(visible, depth)));
                 if self.choices.chance(50) { Condition::Not(Box::new(exists)) } else { exists }
@@ -300,8 +386,7 @@ impl Generator<'_, '_> {
         let mut query = self.query(Some(visible), depth + 1, 1);
         // What makes EXISTS and IN depend on the row around.
         if self.choices.below(4) < 3 && !query.leaves.is_empty() {
-            let inside =
-                Visible { leaves: &query.leaves, with: &query.with, outer: Some(visible) };
+            let inside = Visible { leaves: &query.leaves, with: &query.with, outer: Some(visible) };
             let (one, other) = (self.column(&inside), self.around(&inside));
             query.filter.push(Condition::Compare(Operator::Equal, one, other));
         }
@@ -383,18 +468,26 @@ impl Generator<'_, '_> {
         }
     }
 
-    /// Makes a parameter that nothing names equal to a column of the outermost query.
+    /// Makes parameters equal to columns of the outermost query, those that nothing names always.
     fn bind(&mut self, query: &mut Query) {
         let text = format!("{query:?}");
         for (parameter, type_oid) in self.parameters.iter().enumerate() {
-            if !text.contains(&format!("Parameter({parameter}")) && !query.leaves.is_empty() {
-                let leaf = query.leaves.len() - 1 - self.choices.below(query.leaves.len());
+            let is_named = text.contains(&format!("Parameter({parameter}"));
+            if !query.leaves.is_empty() && (!is_named || self.choices.chance(50)) {
+                let leaf = match self.theme {
+                    Theme::Shaped => 0,
+                    _ => self.choices.below(query.leaves.len()),
+                };
                 let column = self.column_of(&query.leaves, leaf);
                 let value = Expression::Parameter(parameter, *type_oid);
                 query.filter.push(Condition::Compare(Operator::Equal, column, value));
             }
         }
     }
+}
+
+fn join(kind: Join, before: Item, leaf: Item, on: Vec<Condition>) -> Item {
+    Item::Join { kind, left: Box::new(before), right: Box::new(leaf), on }
 }
 
 fn tables_of(item: &Item) -> Vec<usize> {

@@ -59,9 +59,10 @@ impl World {
         let answer = |state, parameters: &Vec<i64>| {
             Asked { state, views: &case.views, parameters }.answer(&case.query)
         };
-        let answers = history.states.iter().map(|state| {
-            values.iter().map(|parameters| answer(state, parameters)).collect()
-        });
+        let answers = history
+            .states
+            .iter()
+            .map(|state| values.iter().map(|parameters| answer(state, parameters)).collect());
         let answers = answers.collect();
         let texts = |parameters: &Vec<i64>| -> Vec<String> {
             parameters.iter().map(i64::to_string).collect()
@@ -201,9 +202,8 @@ fn mark(group: &Group, key: &Key) -> Option<Lsn> {
 }
 
 fn tables(description: &Description) -> Vec<usize> {
-    let all = (0..query::TABLES.len()).filter(|table| {
-        description.tables.iter().any(|known| known.id == tree::table_id(*table))
-    });
+    let all = (0..query::TABLES.len())
+        .filter(|table| description.tables.iter().any(|known| known.id == tree::table_id(*table)));
     all.collect()
 }
 

@@ -56,7 +56,12 @@ pub(super) enum Join {
 
 #[derive(Debug, Clone)]
 pub(super) enum Expression {
-    Column { levels: usize, leaf: usize, column: usize, type_oid: u32 },
+    Column {
+        levels: usize,
+        leaf: usize,
+        column: usize,
+        type_oid: u32,
+    },
     Parameter(usize, u32),
     Constant(i64),
     /// Strict, of integers.
@@ -68,7 +73,10 @@ pub(super) enum Expression {
     Count,
     Max(Box<Expression>),
     /// Within the rows that agree on these targets, by the last.
-    Rank { apart: Vec<usize>, by: usize },
+    Rank {
+        apart: Vec<usize>,
+        by: usize,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -98,9 +106,16 @@ pub(super) enum Shape {
     /// On so many of the first targets.
     DistinctOn(usize),
     /// By so many of the first targets.
-    Grouped { keys: usize, having: Vec<Condition> },
+    Grouped {
+        keys: usize,
+        having: Vec<Condition>,
+    },
     Windowed,
-    Combined { how: Combine, all: bool, branches: Box<[Query; 2]> },
+    Combined {
+        how: Combine,
+        all: bool,
+        branches: Box<[Query; 2]>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

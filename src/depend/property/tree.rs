@@ -95,8 +95,7 @@ const OPERATORS: [(u32, u32, [u32; 4]); 4] = [
 ];
 
 fn comparisons() -> BTreeMap<u32, (Comparison, u32, u32)> {
-    let means =
-        [Comparison::Equal, Comparison::Unequal, Comparison::AtMost, Comparison::AtLeast];
+    let means = [Comparison::Equal, Comparison::Unequal, Comparison::AtMost, Comparison::AtLeast];
     let all = OPERATORS.iter().flat_map(|(left, right, operators)| {
         operators.iter().zip(means).map(|(operator, means)| (*operator, (means, *left, *right)))
     });
@@ -150,13 +149,14 @@ impl Writer {
                 .enumerate()
                 .map(|(at, type_oid)| variable(0, 0, at, *type_oid))
                 .collect(),
-            _ => query.targets.iter().map(|target| self.expression(target),).collect(),
+            _ => query.targets.iter().map(|target| self.expression(target)).collect(),
         };
         let targets: String = (1..).zip(targets).map(|(at, expression)| {
             format!("{{TARGETENTRY :expr {expression} :resno {at} :resname c{at} :ressortgroupref {at} :resjunk false}} ")
         }).collect();
         let shape = self.shape(query);
-        let limit = query.limit.map_or("<>".to_owned(), |limit| constant(i64::try_from(limit).unwrap()));
+        let limit =
+            query.limit.map_or("<>".to_owned(), |limit| constant(i64::try_from(limit).unwrap()));
         let rights = self.rights(query);
         self.levels.pop();
         format!(
@@ -189,9 +189,10 @@ impl Writer {
             if all.is_empty() { "<>".to_owned() } else { format!("({all})") }
         };
         let aggregates = matches!(query.shape, Shape::Grouped { .. })
-            && query.targets.iter().any(|target| {
-                matches!(target, Expression::Count | Expression::Max(_))
-            });
+            && query
+                .targets
+                .iter()
+                .any(|target| matches!(target, Expression::Count | Expression::Max(_)));
         let width = query.targets.len();
         let (mut groups, mut having, mut windows, mut distinct, mut has) =
             ("<>".to_owned(), "<>".to_owned(), "<>".to_owned(), "<>".to_owned(), "");
@@ -262,7 +263,9 @@ impl Writer {
 
     fn derived(&mut self, query: &Query, lateral: bool) -> String {
         let query = self.query(query);
-        format!("{{RANGETBLENTRY :rtekind 1 :subquery {query} :relid 0 :lateral {lateral} :inFromCl true}} ")
+        format!(
+            "{{RANGETBLENTRY :rtekind 1 :subquery {query} :relid 0 :lateral {lateral} :inFromCl true}} "
+        )
     }
 
     fn item(&mut self, item: &Item) -> String {
@@ -276,7 +279,9 @@ impl Writer {
                     Join::Right => 3,
                 };
                 let (left, right, on) = (self.item(left), self.item(right), self.conjuncts(on));
-                format!("{{JOINEXPR :jointype {kind} :isNatural false :larg {left} :rarg {right} :quals {on} :rtindex 0}} ")
+                format!(
+                    "{{JOINEXPR :jointype {kind} :isNatural false :larg {left} :rarg {right} :quals {on} :rtindex 0}} "
+                )
             }
         }
     }
@@ -303,7 +308,10 @@ impl Writer {
             }
             Condition::Null(tested, wanted) => {
                 let tested = self.expression(tested);
-                format!("{{NULLTEST :arg {tested} :nulltesttype {} :argisrow false}} ", u8::from(!wanted))
+                format!(
+                    "{{NULLTEST :arg {tested} :nulltesttype {} :argisrow false}} ",
+                    u8::from(!wanted)
+                )
             }
             Condition::OneOf { tested, values, negated } => {
                 let means = if *negated { Operator::Unequal } else { Operator::Equal };
@@ -316,12 +324,14 @@ impl Writer {
                     !negated,
                 )
             }
-            Condition::And(all) => self.boolean("and", all),
+            Condition::And(all) => self.conjuncts(all),
             Condition::Or(any) => self.boolean("or", any),
             Condition::Not(denied) => self.boolean("not", std::slice::from_ref(denied)),
             Condition::Exists(query) => {
                 let query = self.query(query);
-                format!("{{SUBLINK :subLinkType 0 :subLinkId 0 :testexpr <> :operName <> :subselect {query}}} ")
+                format!(
+                    "{{SUBLINK :subLinkType 0 :subLinkId 0 :testexpr <> :operName <> :subselect {query}}} "
+                )
             }
             Condition::In(looked_up, query) => {
                 let type_oid = query.types()[0];
@@ -329,7 +339,9 @@ impl Writer {
                 let found = format!("{{PARAM :paramkind 2 :paramid 1 :paramtype {type_oid}}} ");
                 let compared = compared(number, &self.expression(looked_up), &found);
                 let query = self.query(query);
-                format!("{{SUBLINK :subLinkType 2 :subLinkId 0 :testexpr {compared} :operName (\"=\") :subselect {query}}} ")
+                format!(
+                    "{{SUBLINK :subLinkType 2 :subLinkId 0 :testexpr {compared} :operName (\"=\") :subselect {query}}} "
+                )
             }
         }
     }
@@ -352,18 +364,26 @@ impl Writer {
             Expression::Coalesce(inner, value) => {
                 let type_oid = inner.type_oid();
                 let (inner, value) = (self.expression(inner), constant(*value));
-                format!("{{COALESCEEXPR :coalescetype {type_oid} :coalescecollid 0 :args ({inner} {value})}} ")
+                format!(
+                    "{{COALESCEEXPR :coalescetype {type_oid} :coalescecollid 0 :args ({inner} {value})}} "
+                )
             }
             Expression::Scalar(query, _) => {
                 let query = self.query(query);
-                format!("{{SUBLINK :subLinkType 4 :subLinkId 0 :testexpr <> :operName <> :subselect {query}}} ")
+                format!(
+                    "{{SUBLINK :subLinkType 4 :subLinkId 0 :testexpr <> :operName <> :subselect {query}}} "
+                )
             }
             Expression::Count => "{AGGREF :aggfnoid 2803 :args <> :aggstar true} ".to_owned(),
             Expression::Max(inner) => {
                 let inner = self.expression(inner);
-                format!("{{AGGREF :aggfnoid 2116 :args ({{TARGETENTRY :expr {inner} :resno 1 :ressortgroupref 0 :resjunk false}})}} ")
+                format!(
+                    "{{AGGREF :aggfnoid 2116 :args ({{TARGETENTRY :expr {inner} :resno 1 :ressortgroupref 0 :resjunk false}})}} "
+                )
             }
-            Expression::Rank { .. } => "{WINDOWFUNC :winfnoid 3101 :wintype 20 :args <> :winref 1} ".to_owned(),
+            Expression::Rank { .. } => {
+                "{WINDOWFUNC :winfnoid 3101 :wintype 20 :args <> :winref 1} ".to_owned()
+            }
         }
     }
 }
@@ -390,11 +410,15 @@ fn operations(how: Combine, all: bool, types: &[u32]) -> String {
 
 fn variable(levels: usize, leaf: usize, column: usize, type_oid: u32) -> String {
     let (table, column) = (leaf + 1, column + 1);
-    format!("{{VAR :varno {table} :varattno {column} :vartype {type_oid} :varcollid 0 :varlevelsup {levels}}} ")
+    format!(
+        "{{VAR :varno {table} :varattno {column} :vartype {type_oid} :varcollid 0 :varlevelsup {levels}}} "
+    )
 }
 
 fn compared(operator: u32, one: &str, other: &str) -> String {
-    format!("{{OPEXPR :opno {operator} :opfuncid 0 :opresulttype 16 :opretset false :inputcollid 0 :args ({one} {other})}} ")
+    format!(
+        "{{OPEXPR :opno {operator} :opfuncid 0 :opresulttype 16 :opretset false :inputcollid 0 :args ({one} {other})}} "
+    )
 }
 
 fn constant(value: i64) -> String {
