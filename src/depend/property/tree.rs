@@ -315,12 +315,15 @@ impl Writer {
             }
             Condition::OneOf { tested, values, negated } => {
                 let means = if *negated { Operator::Unequal } else { Operator::Equal };
-                let number = operator(means, tested.type_oid(), INTEGER);
-                let tested = self.expression(tested);
-                let values: String = values.iter().map(|value| constant(*value)).collect();
+                let (type_oid, node) = (tested.type_oid(), self.expression(tested));
+                if let [value] = values.as_slice() {
+                    return compared(operator(means, type_oid, INTEGER), &node, &constant(*value));
+                }
+                let values: String = values.iter().map(|value| element(*value, type_oid)).collect();
                 format!(
-                    "{{SCALARARRAYOPEXPR :opno {number} :useOr {} :inputcollid 0 :args ({tested} \
-                    {{ARRAYEXPR :array_typeid 1007 :element_typeid 23 :elements ({values})}})}} ",
+                    "{{SCALARARRAYOPEXPR :opno {} :useOr {} :inputcollid 0 :args ({node} \
+                    {{ARRAYEXPR :element_typeid {type_oid} :elements ({values})}})}} ",
+                    operator(means, type_oid, type_oid),
                     !negated,
                 )
             }
@@ -425,6 +428,15 @@ fn constant(value: i64) -> String {
     let bytes: Vec<String> = value.to_le_bytes().iter().map(u8::to_string).collect();
     let bytes = bytes.join(" ");
     format!("{{CONST :consttype 23 :constisnull false :constvalue 4 [ {bytes} ]}} ")
+}
+
+/// Constants in lists are converted to the list's type.
+fn element(value: i64, type_oid: u32) -> String {
+    let value = constant(value);
+    if type_oid == INTEGER {
+        return value;
+    }
+    format!("{{FUNCEXPR :funcid 481 :funcresulttype 20 :funcretset false :args ({value})}} ")
 }
 
 fn parameter_node(parameter: usize, type_oid: u32) -> String {
