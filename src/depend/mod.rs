@@ -16,6 +16,8 @@ mod graph;
 pub mod lookup;
 pub mod pending;
 mod plan;
+#[cfg(test)]
+mod property;
 mod rule;
 pub mod settle;
 
