@@ -66,6 +66,8 @@ fn function(oid: u32, name: &str, volatility: char) -> Function {
         volatility,
         language: "internal".to_owned(),
         strict: true,
+        reads_tables: None,
+        signature: name.to_owned(),
     }
 }
 
@@ -82,6 +84,9 @@ fn described(table: usize) -> Table {
         identity: true,
         indirect: false,
         key: if KEYED[table] { [1].into() } else { [].into() },
+        replicated: None,
+        indexed: [].into(),
+        leaves: vec![],
         columns: columns.map(|(number, (at, oid))| (number, (column_name(at), *oid))).collect(),
     }
 }
