@@ -1,7 +1,7 @@
 //! The steps of the pipeline: barrier → released → durable → V → acknowledged. [`crate::pipeline`] has their order.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +16,7 @@ use crate::{
     capture::{Control, acknowledge::Positions},
     change::{Lsn, Position, Snapshot, Transaction, Xid},
     depend::{
+        firm::Firm,
         lookup::Asked,
         pending::{Group, Pending},
         settle::Settle,
@@ -66,8 +67,10 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 pub struct Inbox {
     /// Locked for one event or one release at a time.
     pending: Mutex<Pending>,
-    /// Openings of the connection; counted with `pending` locked.
+    /// Openings of the connection; counted with `firm` and `pending` locked.
     openings: AtomicU64,
+    /// Locked before `pending`, so that a lookup belongs to one connection.
+    firm: Mutex<Firm>,
     /// What may be acknowledged; locked after `pending` where both are.
     positions: Mutex<Positions>,
     arrived: Notify,
@@ -86,6 +89,7 @@ impl Inbox {
         Self {
             pending: Mutex::new(Pending::new(resume, early, KEYS_MOST)),
             openings: AtomicU64::new(0),
+            firm: Mutex::default(),
             positions: Mutex::new(Positions::new(resume)),
             arrived: Notify::new(),
             idled: Notify::new(),
@@ -133,15 +137,32 @@ impl Inbox {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection was opened at `at`, to this process at the source.
-    pub fn opened(&self, at: Lsn, pid: i32) {
-        {
+    fn firm(&self) -> MutexGuard<'_, Firm> {
+        self.firm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection was lost after delivering `received`: products whose lookups are not firm count as touched whole
+    /// (R10). They are marked durably before more is recorded.
+    #[must_use]
+    pub fn lost(&self, received: Lsn) -> BTreeMap<String, Lsn> {
+        self.firm().lost(received)
+    }
+
+    /// The connection was opened at `at`, to this process at the source. What was looked up and is not firm comes back,
+    /// to be marked at once.
+    #[must_use]
+    pub fn opened(&self, at: Lsn, pid: i32) -> BTreeMap<String, Lsn> {
+        let owed = {
+            let mut firm = self.firm();
             let mut pending = self.pending();
+            let owed = firm.lost(pending.received());
             pending.opened(at);
             self.openings.fetch_add(1, Ordering::Relaxed);
-        }
+            owed
+        };
         self.positions().opened();
         *self.walsender.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
+        owed
     }
 
     /// A transaction is complete.
@@ -180,6 +201,28 @@ impl Inbox {
         let group = (self.openings() == openings).then(|| pending.release(snapshot))?;
         self.taken.notify_one();
         Some(group)
+    }
+
+    /// A product was looked up for the group that ends here. False where the connection was opened anew meanwhile: nobody
+    /// knows which history was seen.
+    fn looked_up(&self, openings: u64, end: Lsn, saw: Lsn, product: &str) -> bool {
+        let mut firm = self.firm();
+        let same = self.openings() == openings;
+        if same {
+            firm.looked_up(end, saw, product);
+        }
+        same
+    }
+
+    /// The position up to which everything is matched, marked durably, and firm.
+    fn recordable(&self) -> Lsn {
+        let received = self.pending().received();
+        let firm = self.firm().reached(received);
+        let mut positions = self.positions();
+        if let Some(end) = firm {
+            positions.durable(end);
+        }
+        positions.position()
     }
 
     fn walsender(&self) -> Option<i32> {
@@ -315,21 +358,24 @@ impl Step {
 
     /// R2: what rows of other tables say of a released group, on a snapshot begun after its release. A lookup that fails
     /// or finds too much makes its product touched as a whole.
-    pub async fn look_up(&mut self, group: &mut Group) {
+    pub async fn look_up(&mut self, inbox: &Inbox, group: &mut Group) {
         if group.asked.is_empty() {
             return;
         }
         let asked: Vec<Asked> = std::mem::take(&mut group.asked).into_values().collect();
         let questions: Vec<Question<'_>> =
             asked.iter().map(|asked| (asked.lookups.sql.as_str(), asked.arguments())).collect();
+        let openings = inbox.openings();
         let answers = self.parts.lookups.ask(&questions).await;
         self.parts.observer.count(Counter::Lookups, questions.len() as u64);
         let mut fault = None;
         for (asked, answer) in asked.iter().zip(answers) {
             let found = match answer {
                 Ok(answer) => {
+                    let product = &asked.lookups.product;
                     self.settle.looked_up(group.after, answer.saw, asked.lookups.steps());
-                    asked.found(&answer.rows)
+                    let belongs = inbox.looked_up(openings, group.end, answer.saw, product);
+                    belongs.then(|| asked.found(&answer.rows)).flatten()
                 }
                 Err(error) => {
                     fault = Some(crate::postgres::describe_chain(&error));
@@ -345,7 +391,7 @@ impl Step {
     }
 
     /// R3: marks are durable before V passes them, however long the store takes.
-    pub async fn write(&mut self, marks: &Marks) {
+    pub async fn write(&self, marks: &Marks) {
         let stamp = |(product, at): &(String, Position)| state::mark(product, *at);
         let cells: Vec<_> = marks.products.iter().map(stamp).collect();
         let cells = &cells;
@@ -374,7 +420,7 @@ impl Step {
     pub fn settle(&mut self, inbox: &Inbox, barrier: &Barrier, group: &Group, marks: &Marks) {
         let waits = !inbox.pending().is_empty();
         if group.transactions > 0 {
-            inbox.positions().durable(group.end);
+            inbox.firm().marked(group.end);
         }
         let insert = barrier.insert.floor_to_record_end(self.parts.segment_bytes);
         self.settle.barrier(Certificate { lsn: insert, time: barrier.time, sent: barrier.sent });
@@ -497,8 +543,20 @@ impl Step {
         inbox.doubts().drain(..doubts.len());
     }
 
+    /// R10: lookups that are not firm count as whole products, durably, before a position passes them.
+    async fn pay(&self, inbox: &Inbox) {
+        let owed = inbox.firm().owed().clone();
+        if !owed.is_empty() {
+            let marks = self.parts.recompute.mark(&HashMap::new(), &HashMap::new(), &owed);
+            self.write(&marks).await;
+            inbox.firm().paid(&owed);
+            self.parts.recompute.wake_later(marks);
+        }
+    }
+
     async fn record(&mut self, inbox: &Inbox) {
-        let position = inbox.positions().position();
+        self.pay(inbox).await;
+        let position = inbox.recordable();
         if position <= self.recorded {
             return;
         }
@@ -524,10 +582,10 @@ mod tests {
     #[test]
     fn a_barrier_of_before_the_connection_was_lost_releases_nothing() {
         let inbox = Inbox::new(Lsn(10), &[], Vec::new());
-        inbox.opened(Lsn(10), 1);
+        assert!(inbox.opened(Lsn(10), 1).is_empty());
         let openings = inbox.openings();
         let snapshot = Snapshot { xmin: 101, xmax: 101, in_progress: Vec::new() };
-        inbox.opened(Lsn(10), 2);
+        assert!(inbox.opened(Lsn(10), 2).is_empty());
         inbox.commit(&Transaction { xid: Xid(100), end: Lsn(20), time: SourceTime(0) });
         assert_eq!(inbox.release(&snapshot, openings), None);
         let group = inbox.release(&snapshot, inbox.openings());

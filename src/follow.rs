@@ -97,6 +97,10 @@ pub(crate) async fn run(
         let received = inbox.pending().received();
         doubts = inbox.undecided();
         doubts.extend(parts.recompute.ledger().disconnected(received));
+        // No more was recorded than what is firm: the rest comes again and is looked up again.
+        for (product, at) in inbox.lost(received) {
+            parts.recompute.ledger().mark_product(&product, at);
+        }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             next = again.next() => resumed = next,

@@ -5,7 +5,7 @@
 //! marks it durably, moves V and acknowledges. Invariant: a commit is acknowledged only after every key it
 //! touches is durably marked, so a crash repeats work and never loses it (R3).
 
-use std::{convert::Infallible, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +69,8 @@ async fn receive(
                 let received = inbox.pending().received();
                 let doubts = recompute.ledger().disconnected(received);
                 inbox.doubt(doubts);
-                inbox.opened(at, pid);
+                let owed = inbox.opened(at, pid);
+                drop(recompute.mark(&HashMap::new(), &HashMap::new(), &owed)); // in the ledger now, durably by `advance`
                 progress.send_modify(|progress| progress.connection += 1);
             }
             Delivered::Change(change) => {
@@ -100,7 +101,7 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
         let any = group.transactions > 0;
         let reach = async |point| observer.reach_if(any, point).await;
         reach(Point::Match).await;
-        step.look_up(&mut group).await; //                             R2: what rows of other tables say, only now
+        step.look_up(inbox, &mut group).await; //                      R2: what rows of other tables say, only now
         let marks = recompute.mark(&group.keys, &group.patterns, &group.products);
         reach(Point::Mark).await;
         step.write(&marks).await; //                                   R3: durable, however long the store takes

@@ -10,6 +10,7 @@
 mod affected;
 mod analysis;
 mod explain;
+pub mod firm;
 #[cfg(test)]
 mod fixture;
 mod graph;

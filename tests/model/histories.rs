@@ -129,13 +129,28 @@ pub(crate) const SOURCE_CRASHES: Focus = Focus {
     tables: EVERY_TABLE,
     often: &[("crash source", 800), ("flush", 50), ("open", 200), ("crash", 200), ("record", 200)],
 };
+pub(crate) const LOST_LOOKUPS: Focus = Focus {
+    name: "lost lookups",
+    keys: &["chain/0", "chain/1"],
+    tables: CHAINED,
+    often: &[
+        ("crash source", 1200),
+        ("flush", 60),
+        ("open", 300),
+        ("crash", 0),
+        ("edit", 0),
+        ("untrack", 0),
+        ("ask", 40),
+    ],
+};
 pub(crate) const EARLY: Focus = Focus {
     name: "early",
     keys: &["plain/0", "chain/0"],
     tables: EVERY_TABLE,
     often: &[("mark early", 500), ("publish", 40), ("record", 300), ("crash", 400)],
 };
-pub(crate) const FOCUSES: [Focus; 11] = [
+pub(crate) const FOCUSES: [Focus; 12] = [
+    LOST_LOOKUPS,
     EVERYTHING,
     LOOKUPS,
     RESTARTS,

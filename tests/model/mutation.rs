@@ -37,6 +37,8 @@ pub(crate) enum Mutation {
     OneStepOfTwo,
     /// R7: after a start F is V at once.
     FAtOnce,
+    /// R10: what was looked up counts as firm whatever the stream has reached.
+    LookupsFirm,
     /// R10: entries count as firm whatever the stream has reached.
     AllFirm,
     /// R10: results are accepted over a lost connection.
@@ -55,7 +57,7 @@ pub(crate) enum Mutation {
 
 use Mutation as M;
 
-/// All of them, each with the histories that are about it.
+/// Each with the histories that are about it, save `LookupsFirm`, which has a history of its own.
 pub(crate) const ALL: [(M, Focus); 23] = [
     (M::NoBarrier, histories::EVERYTHING),
     (M::VisibleFirst, histories::EVERYTHING),

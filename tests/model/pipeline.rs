@@ -50,6 +50,8 @@ pub(crate) enum Stage {
     MarkingEarly(Early, Vec<u32>, bool),
     /// Entries that are not firm are being deleted: how many, and before which position is recorded.
     Purging(Lsn, usize, Vec<u32>),
+    /// Products whose lookups were not firm are being marked.
+    Paying(BTreeMap<String, Lsn>, Vec<u32>),
     /// A position is being recorded.
     Recording(Lsn, Vec<u32>),
 }
@@ -76,6 +78,9 @@ impl World {
         if mutation != Some(Mutation::ConnectionIgnored) {
             let doubts = process.ledger.disconnected(received);
             process.doubts.extend(doubts);
+        }
+        for (product, at) in process.firm.lost(received) {
+            process.ledger.mark_product(&product, at);
         }
         process.pending.opened(process.acknowledged);
         process.positions.opened();
@@ -191,11 +196,11 @@ impl World {
                     Some(Mutation::LookUpBeforeRelease) => process.seen_before,
                     _ => (self.source.visible, self.source.insert),
                 };
-                self.unfirm = self.unfirm.max(insert);
                 Stage::Looking(barrier, group, seen, insert)
             }
             Stage::Looking(barrier, mut group, seen, saw) => {
-                self.found(process, &mut group, seen, saw);
+                let same = barrier.openings == process.progress.connection;
+                self.found(process, &mut group, seen, same.then_some(saw));
                 Stage::Matched(barrier, group)
             }
             Stage::Matched(barrier, group) => {
@@ -212,6 +217,10 @@ impl World {
             Stage::Purging(position, count, writes) if self.store.arrived(&writes) => {
                 process.doubts.drain(..count);
                 self.record_now(process, position)
+            }
+            Stage::Paying(owed, writes) if self.store.arrived(&writes) => {
+                process.firm.paid(&owed);
+                Stage::Settled
             }
             Stage::Recording(position, writes) if self.store.arrived(&writes) => {
                 process.recorded(position);
@@ -242,12 +251,19 @@ impl World {
         }
     }
 
-    fn found(&self, process: &mut Process, group: &mut Group, seen: Seen, saw: Lsn) {
+    /// `saw` is where the log was, unless the connection was opened anew meanwhile.
+    fn found(&self, process: &mut Process, group: &mut Group, seen: Seen, saw: Option<Lsn>) {
         let asked: Vec<Asked> = std::mem::take(&mut group.asked).into_values().collect();
         for asked in asked {
             let rows = self.source.tables(seen).look_up(&asked);
-            process.settle.looked_up(group.after, saw, asked.lookups.steps());
-            match asked.found(&rows) {
+            let product = &asked.lookups.product;
+            if let Some(saw) = saw {
+                process.settle.looked_up(group.after, saw, asked.lookups.steps());
+                if self.mutation != Some(Mutation::LookupsFirm) {
+                    process.firm.looked_up(group.end, saw, product);
+                }
+            }
+            match saw.and_then(|_| asked.found(&rows)) {
                 Some(found) => group.found(found),
                 None => group.touch(&asked.lookups.product),
             }
@@ -307,6 +323,16 @@ impl World {
     /// R14: the position is to be recorded, after what is not firm is deleted.
     pub(crate) fn record(&mut self) -> bool {
         let Some(mut process) = self.process.take() else { return false };
+        let owed = process.firm.owed().clone();
+        if matches!(process.stage, Stage::Settled) && !owed.is_empty() {
+            let writes = self.mark_products(&mut process, &owed);
+            process.stage = Stage::Paying(owed, writes);
+            self.process = Some(process);
+            return true;
+        }
+        if let Some(end) = process.firm.reached(process.pending.received()) {
+            process.positions.durable(end);
+        }
         let position = process.positions.position();
         let begins = matches!(process.stage, Stage::Settled) && position > process.recorded;
         if begins {
@@ -419,7 +445,7 @@ impl Process {
     /// R7 and R8.
     fn settle(&mut self, barrier: &Barrier, group: &Group) {
         if group.transactions > 0 {
-            self.positions.durable(group.end);
+            self.firm.marked(group.end);
         }
         let time = SourceTime(i64::try_from(barrier.insert.0).unwrap());
         self.settle.barrier(Certificate { lsn: barrier.insert, time, sent: *SENT });
@@ -454,7 +480,8 @@ impl Process {
             Stage::Settled => 6,
             Stage::MarkingEarly(_, _, listed) => 7 + u8::from(*listed),
             Stage::Purging(..) => 9,
-            Stage::Recording(..) => 10,
+            Stage::Paying(..) => 10,
+            Stage::Recording(..) => 11,
         }
     }
 }

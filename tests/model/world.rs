@@ -85,8 +85,6 @@ pub(crate) struct World {
     pub(crate) versions: BTreeMap<Key, (u64, u64)>,
     /// What was found right of each key last: commits, definition, answer.
     pub(crate) verified: BTreeMap<Key, (Seen, u8, u64)>,
-    /// The highest position that a lookup saw, in histories that leave out what a crash then takes.
-    pub(crate) unfirm: Lsn,
     pub(crate) violation: Option<String>,
 }
 
@@ -104,7 +102,6 @@ impl World {
             stamps: BTreeMap::new(),
             versions: BTreeMap::new(),
             verified: BTreeMap::new(),
-            unfirm: Lsn(0),
             violation: None,
         };
         world.drain();
@@ -188,7 +185,6 @@ impl World {
                 }
                 self.source.restore(to);
             }
-            _ if self.mutation.is_none() && self.unfirm > self.source.flushed => return false,
             _ => self.source.crash(),
         }
         self.disconnect();
