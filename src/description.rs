@@ -296,6 +296,14 @@ impl Description {
     }
 }
 
+impl Description {
+    /// What an operator means, and its input types.
+    #[must_use]
+    pub fn meaning(&self, operator: u32) -> Option<(Comparison, (u32, u32))> {
+        self.comparisons.get(&operator).map(|(means, left, right)| (*means, (*left, *right)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,13 +376,5 @@ mod tests {
         assert!(!same(&|description| description.tree = Some("{VAR :varattno 0 }".into())));
         assert!(!same(&|description| description.tables[0].row_security = true));
         assert!(!same(&|description| description.canonical = None));
-    }
-}
-
-impl Description {
-    /// What an operator means, and its input types.
-    #[must_use]
-    pub fn meaning(&self, operator: u32) -> Option<(Comparison, (u32, u32))> {
-        self.comparisons.get(&operator).map(|(means, left, right)| (*means, (*left, *right)))
     }
 }
