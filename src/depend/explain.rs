@@ -24,7 +24,7 @@ impl Rules {
             parameters: self.parameters.clone(),
             tables: tables.collect(),
             time: self.time.clone(),
-            products: Vec::new(),
+            products: self.products.clone(),
         }
     }
 
@@ -164,6 +164,7 @@ mod tests {
             row_security: vec![],
             mislabelled: vec![],
             parameters: vec!["customer".into()],
+            products: vec![],
         };
         assert_eq!(
             rules.explain(),

@@ -92,8 +92,28 @@ impl Lookup {
                 let table = self.tables.get(*table).map_or("", String::as_str);
                 format!("{}.{column}", table.replace('"', ""))
             }
-            Operand::Expression(sql) => sql.replace('"', ""),
+            Operand::Expression(sql) => self.expression_in_words(sql),
         }
+    }
+
+    /// An expression with its columns by name.
+    fn expression_in_words(&self, sql: &str) -> String {
+        let mut words = sql.replace('"', "").replace("pg_catalog.", "");
+        for (at, column) in self.row.iter().enumerate() {
+            let (mut named, given) = (String::new(), format!("(r.c{at}::"));
+            let mut left = words.as_str();
+            while let Some((before, cast)) = left.split_once(&given) {
+                named.push_str(before);
+                named.push_str(&column.name);
+                left = cast.split_once(')').map_or("", |(_, after)| after);
+            }
+            named.push_str(left);
+            words = named;
+        }
+        for (at, table) in self.tables.iter().enumerate() {
+            words = words.replace(&format!("t{at}."), &format!("{}.", table.replace('"', "")));
+        }
+        words
     }
 
     /// One arm of the statement; its parameters are `$first`, `$first + 1`, ….

@@ -118,6 +118,8 @@ pub struct Rules {
     pub mislabelled: Vec<String>,
     /// The parameters' names, in key order.
     pub parameters: Vec<String>,
+    /// The products whose SQL is a part of this one's.
+    pub products: Vec<String>,
 }
 
 /// How much a change costs and how exactly it is followed, the finest first.

@@ -11,6 +11,7 @@ mod capture;
 mod crash;
 mod describe;
 mod epoch;
+mod explain;
 mod flow;
 mod invisible;
 mod oracle;

@@ -68,6 +68,7 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         row_security: row_security.map(full_name).collect(),
         mislabelled: mislabelled.map(|function| function.signature.clone()).collect(),
         parameters: names,
+        products: product.draft.calls.iter().map(|call| call.product.clone()).collect(),
     }
 }
 
