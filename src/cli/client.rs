@@ -12,7 +12,7 @@ use super::{Stop, environment};
 /// Where the running kck is.
 #[derive(Debug, Args)]
 pub(super) struct Server {
-    /// Its address; else KCK_SERVER, else [http] listen of ./kck.toml.
+    /// Its address; else KCK_SERVER, else listen of section http in ./kck.toml.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, ToStatement};
 
-use super::{Error, describe::tree_numbers};
+use super::{Error, reads::tree_numbers};
 use crate::{
     change::Lsn,
     description::{Description, Table},

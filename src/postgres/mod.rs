@@ -25,6 +25,7 @@ pub mod describe;
 pub mod error;
 pub mod lookup;
 pub mod publication;
+mod reads;
 pub mod run;
 pub mod slot;
 pub mod tls;

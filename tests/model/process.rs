@@ -185,6 +185,9 @@ impl World {
         };
         let received = process.pending.received();
         process.doubts.extend(process.ledger.disconnected(received));
+        for (product, at) in process.firm.lost(received) {
+            process.ledger.mark_product(&product, at);
+        }
         let mut sequence = process.sequence;
         let resumed = self.resume(&mut sequence);
         process.sequence = sequence;
@@ -367,6 +370,7 @@ impl Process {
             if mutation == Some(Mutation::VIgnoresEarly) { &[] } else { &resumed.early };
         self.pending = Pending::new(resume, early, KEYS_MOST);
         self.positions = Positions::new(resume);
+        self.firm = Firm::default();
         self.stage = Stage::Idle;
         (self.acknowledged, self.recorded) = (resume, resume);
         let visible = self.pending.settled().max(self.progress.visible);

@@ -12,6 +12,7 @@ mod constant;
 mod expression;
 mod fact;
 mod finer;
+mod occurrence;
 mod query;
 mod reach;
 mod restrict;
@@ -30,8 +31,9 @@ use crate::{
     description::{Description, Table},
     product::Product,
 };
+use occurrence::Occurrences;
 use query::Visited;
-use restrict::{Occurrences, occurrences};
+use restrict::occurrences;
 use term::Parameters;
 use tree::{Node, Value};
 

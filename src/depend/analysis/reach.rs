@@ -15,7 +15,7 @@ use super::{
     column, described,
     expression::Piece,
     fact::{Classes, Fact, Term, Tuple},
-    restrict::{Occurrence, Occurrences, Place},
+    occurrence::{Occurrence, Occurrences, Place},
     term::{Parameters, oid},
 };
 use crate::{

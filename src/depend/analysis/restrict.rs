@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::{
     action,
     fact::{Fact, Facts, Term, Tuple, without_nulls},
+    occurrence::{Occurrence, Occurrences},
     query::{Join, UNKNOWN, Visited, jointree, references, target, unlimited, without_those_of},
     term::{Parameters, Scope},
     tree::{Node, Value},
@@ -20,29 +21,6 @@ const VISITS_MAX: u32 = 20_000;
 
 /// Joins, subqueries and views within each other; each is a few frames on the stack.
 const DEPTH_MAX: u32 = 400;
-
-/// A place where a table is read.
-#[derive(Debug, Clone)]
-pub(super) struct Occurrence {
-    pub(super) table: TableId,
-    /// Its rows in the facts; `None` where no condition is followed.
-    pub(super) tuple: Option<Tuple>,
-    /// What holds in every row of it that matters, with some rows of the others.
-    pub(super) facts: Facts,
-}
-
-/// What was found of a tree.
-#[derive(Debug, Default)]
-pub(super) struct Occurrences {
-    pub(super) all: Vec<Occurrence>,
-    /// The table and the place of every row that facts speak of and that is a table's.
-    pub(super) tuples: BTreeMap<Tuple, (TableId, Place)>,
-    /// The columns of each table that the query itself or its views read; `None` where every column counts.
-    pub(super) columns: BTreeMap<TableId, Option<BTreeSet<i16>>>,
-}
-
-/// The use of an entry of a range table: the same in every visit.
-pub(super) type Place = (u32, usize);
 
 /// Visits a query.
 pub(super) fn occurrences<'t>(
