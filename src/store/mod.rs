@@ -129,6 +129,7 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes the entries of these keys at these stamps; track records and marks stay.
     async fn purge(&self, keys: &[(Key, Stamp)]) -> Result<(), Error>;
 
-    /// Deletes all three cells of these keys (R13).
+    /// Deletes all three cells of these keys (R13): the mark only when entry and record are gone, or all at once. Without
+    /// its mark an entry would look fresh to a start that finds them so.
     async fn forget(&self, keys: &[Forget]) -> Result<(), Error>;
 }

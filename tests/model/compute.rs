@@ -271,19 +271,26 @@ impl World {
         let Some(process) = &mut self.process else { return false };
         let Some(forget) = process.ledger.untrack(&self.keys[key]) else { return false };
         process.ensure(store, forget.stamp, 0);
-        let writes = store.issue(Write::forget(&forget));
-        process.leaving.push((forget, writes));
+        let [entry, lease, _] = Write::forget(&forget);
+        let writes = store.issue([entry, lease]);
+        process.leaving.push((forget, writes, false));
         true
     }
 
-    /// Its deletion is durable.
+    /// Its entry and record are gone: its mark goes; and when that is gone, the ledger forgets it.
     pub(crate) fn forget(&mut self) -> bool {
-        let store = &self.store;
+        let store = &mut self.store;
         let Some(process) = &mut self.process else { return false };
-        let durable = process.leaving.iter().position(|(_, writes)| store.arrived(writes));
+        let durable = process.leaving.iter().position(|(_, writes, _)| store.arrived(writes));
         let Some(at) = durable else { return false };
-        let (forget, _) = process.leaving.remove(at);
-        process.ledger.forget(&forget);
+        let (forget, _, unmarked) = process.leaving.remove(at);
+        if unmarked {
+            process.ledger.forget(&forget);
+        } else {
+            let [_, _, mark] = Write::forget(&forget);
+            let writes = store.issue([mark]);
+            process.leaving.push((forget, writes, true));
+        }
         true
     }
 }

@@ -91,7 +91,7 @@ pub(crate) struct Process {
     pub(crate) recorded: Lsn,
     pub(crate) jobs: Vec<Job>,
     pub(crate) job_number: u32,
-    pub(crate) leaving: Vec<(Forget, Vec<u32>)>,
+    pub(crate) leaving: Vec<(Forget, Vec<u32>, bool)>,
     pub(crate) joiners: Vec<Joiner>,
     sequence: u64,
     reserved: (Stamp, u64),
