@@ -261,7 +261,8 @@ async fn rebuild(
     let index = load::index(&catalog);
     let state = State::decode(&store.load().await?)?;
     let term = state.term + 1;
-    store.save(&[state::term(term, u64::from(term) << 32)]).await?;
+    let (stamp, begun) = (u64::from(term) << 32, state.begun());
+    store.save(&[state::term(term, stamp), state::starts(&begun, stamp)]).await?;
     let floors = Floors { stamp: state.stamp_floor, version: state.version_floor };
     let reserve = Reserve::new(Arc::clone(&store), term, floors);
     let wanted = index.tables().collect();
@@ -307,12 +308,13 @@ async fn recover(
     for joining in &joins.joining {
         ledger.joins(joining, Lsn(u64::MAX));
     }
-    let (stamp, recorded) = (state.stamp_floor.next(), state.recorded.lsn);
+    let (stamp, begun) = (state.stamp_floor.next(), state.begun());
     let (mut rubbish, mut doubts) = (Vec::new(), Vec::new());
     store
         .scan(&mut |scanned| {
             if scanned.lease.is_some() && catalog.products.contains_key(scanned.key.product()) {
-                doubts.extend(ledger.recover(scanned, recorded));
+                let issued = scanned.meta.as_ref().map_or(stamp, |meta| meta.stamp);
+                doubts.extend(ledger.recover(scanned, state::firm_up_to(&begun, issued)));
             } else {
                 let mark = scanned.mark.unwrap_or_default();
                 rubbish.push(Forget { key: scanned.key, stamp, mark });

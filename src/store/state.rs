@@ -53,6 +53,18 @@ pub struct Seen {
     pub membership: String,
 }
 
+/// A start of kck, as it found the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Every stamp issued before it is at most this.
+    pub floor: Stamp,
+    /// The position that was recorded.
+    pub recorded: Position,
+}
+
+/// Starts that are told apart; of more the oldest count as one, which only makes entries stale.
+const STARTS_KEPT: usize = 32;
+
 /// Everything the state table holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
@@ -74,6 +86,8 @@ pub struct State {
     pub early: Vec<(Xid, Lsn)>,
     /// Tables that are being published, until whoever reads them has joined (R11).
     pub publishing: BTreeSet<TableId>,
+    /// The starts of this epoch, the oldest first.
+    pub starts: Vec<Start>,
     /// Whose positions these are.
     pub origin: Option<Origin>,
 }
@@ -104,6 +118,7 @@ impl State {
                 }
                 "recorded" => state.recorded = position(&cell.name, word(0)?)?,
                 "early" => state.early = early(&cell.name, &words)?,
+                "starts" => state.starts = starts_of(&cell.name, &words)?,
                 "publishing" => {
                     let oids = words.iter().filter(|word| !word.is_empty());
                     let table = |word: &&str| number(&cell.name, word).map(TableId);
@@ -137,6 +152,31 @@ impl State {
         }
         Ok(state)
     }
+
+    /// The starts of this epoch, with the one that reads this.
+    #[must_use]
+    pub fn begun(&self) -> Vec<Start> {
+        let epoch = self.recorded.epoch;
+        let mut starts = self.starts.clone();
+        starts.retain(|start| start.recorded.epoch == epoch);
+        starts.push(Start { floor: self.stamp_floor, recorded: self.recorded });
+        while starts.len() > STARTS_KEPT {
+            let oldest = starts.remove(0);
+            if let Some(next) = starts.first_mut() {
+                next.recorded = oldest.recorded;
+            }
+        }
+        starts
+    }
+}
+
+/// Up to where the log had survived when an entry with this stamp was written, as far as the starts since then tell: an
+/// entry whose statement saw more is not firm (R10). It may be one that was on its way while kck was started, and again,
+/// and the source lost what it saw in between.
+#[must_use]
+pub fn firm_up_to(starts: &[Start], stamp: Stamp) -> Lsn {
+    let since = starts.iter().filter(|start| stamp <= start.floor);
+    since.map(|start| start.recorded.lsn).min().unwrap_or_default()
 }
 
 /// The epoch's cell.
@@ -186,6 +226,13 @@ pub fn early_cell(early: &[(Xid, Lsn)], stamp: u64) -> StateCell {
     cell("early", lines.join("\n"), stamp)
 }
 
+/// The starts' cell.
+#[must_use]
+pub fn starts(starts: &[Start], stamp: u64) -> StateCell {
+    let line = |start: &Start| format!("{} {}", start.floor.0, start.recorded);
+    cell("starts", starts.iter().map(line).collect::<Vec<_>>().join("\n"), stamp)
+}
+
 /// The tables being published.
 #[must_use]
 pub fn publishing(tables: &BTreeSet<TableId>, stamp: u64) -> StateCell {
@@ -227,6 +274,14 @@ fn early(cell: &str, lines: &[&str]) -> Result<Vec<(Xid, Lsn)>, Error> {
     lines.iter().filter(|line| !line.is_empty()).map(line).collect()
 }
 
+fn starts_of(cell: &str, lines: &[&str]) -> Result<Vec<Start>, Error> {
+    let line = |line: &&str| {
+        let (floor, recorded) = line.split_once(' ').ok_or_else(|| corrupt(cell, "not a start"))?;
+        Ok(Start { floor: Stamp(number(cell, floor)?), recorded: position(cell, recorded)? })
+    };
+    lines.iter().filter(|line| !line.is_empty()).map(line).collect()
+}
+
 fn hex(fingerprint: Fingerprint) -> String {
     fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -264,6 +319,7 @@ mod tests {
             )]
             .into(),
             publishing: [TableId(5), TableId(6)].into(),
+            starts: vec![Start { floor: Stamp(5), recorded: at(6) }],
             early: vec![(Xid(5), Lsn(6)), (Xid(u32::MAX), Lsn(u64::MAX))],
             origin: Some(Origin {
                 system_identifier: "7".into(),
@@ -282,9 +338,37 @@ mod tests {
             matched("gone", None, 1),
             early_cell(&state.early, 1),
             publishing(&state.publishing, 1),
+            starts(&state.starts, 1),
             origin(state.origin.as_ref().unwrap(), 1),
         ];
         assert_eq!(State::decode(&cells).unwrap(), state);
+    }
+
+    #[test]
+    fn a_late_entry_is_judged_by_the_first_start_after_it() {
+        let at = |epoch, lsn| Position { epoch: Epoch(epoch), lsn: Lsn(lsn) };
+        let mut state = State { stamp_floor: Stamp(10), recorded: at(1, 100), ..State::default() };
+        state.starts = state.begun();
+        (state.stamp_floor, state.recorded) = (Stamp(20), at(1, 200));
+        let starts = state.begun();
+        assert_eq!(firm_up_to(&starts, Stamp(7)), Lsn(100), "it was on its way at both starts");
+        assert_eq!(firm_up_to(&starts, Stamp(15)), Lsn(200));
+        (state.stamp_floor, state.recorded) = (Stamp(30), at(2, 50));
+        assert_eq!(firm_up_to(&state.begun(), Stamp(7)), Lsn(50), "another history");
+    }
+
+    #[test]
+    fn of_many_starts_the_oldest_count_as_one() {
+        let mut state = State::default();
+        for number in 1..=100 {
+            state.starts = state.begun();
+            state.stamp_floor = Stamp(number * 10);
+            state.recorded = Position { epoch: Epoch(1), lsn: Lsn(number * 100) };
+        }
+        let starts = state.begun();
+        assert_eq!(starts.len(), STARTS_KEPT);
+        assert_eq!(firm_up_to(&starts, Stamp(500)), Lsn(100));
+        assert_eq!(firm_up_to(&starts, Stamp(1000)), Lsn(10_000));
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl World {
         let term = state.term + 1;
         let mut sequence = u64::from(term) << 32;
         self.save(state::term(term, sequence));
+        self.save(state::starts(&state.begun(), sequence));
         let resumed = self.resume(&mut sequence);
         let definition = self.definition;
         let listed = self.joins(&state, resumed.new_epoch, definition, &mut sequence);
@@ -343,9 +344,10 @@ impl Process {
         mutation: Option<Mutation>,
     ) -> Vec<Forget> {
         let mut rubbish = Vec::new();
-        let firm = match mutation {
+        let begun = state.begun();
+        let firm = |stamp| match mutation {
             Some(Mutation::AllFirm) => Lsn(u64::MAX),
-            _ => state.recorded.lsn,
+            _ => state::firm_up_to(&begun, stamp),
         };
         for (key, cells) in keys.iter().filter(|(_, cells)| cells.is_live()) {
             let mark = cells.mark.value().copied();
@@ -358,7 +360,8 @@ impl Process {
             let mark = mark.filter(|_| mutation != Some(Mutation::MarksForgotten));
             let meta = cells.entry.value().cloned();
             let scanned = Scanned { key: key.clone(), lease: Some(lease), mark, meta };
-            self.doubts.extend(self.ledger.recover(scanned, firm));
+            let issued = scanned.meta.as_ref().map_or(Stamp(0), |meta| meta.stamp);
+            self.doubts.extend(self.ledger.recover(scanned, firm(issued)));
         }
         rubbish
     }

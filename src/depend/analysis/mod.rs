@@ -92,23 +92,17 @@ fn tables(
             }
         }
     }
-    let mut tables = BTreeMap::new();
-    for (table, rules) in &rules {
-        if described(description, *table).is_none() {
-            let name = format!("table {}", table.0);
-            let rules = vec![Rule::product("Postgres did not describe it")];
-            let unknown = TableRules {
-                name,
-                publishable: true,
-                columns: None,
-                told: None,
-                rules,
-                finer: vec![],
-            };
-            tables.insert(*table, unknown);
-        }
-        debug_assert!(!rules.is_empty());
-    }
+    let undescribed = rules.keys().filter(|table| described(description, **table).is_none());
+    let unknown = |table: &TableId| TableRules {
+        name: format!("table {}", table.0),
+        publishable: true,
+        columns: None,
+        told: None,
+        rules: vec![Rule::product("Postgres did not describe it")],
+        finer: vec![],
+    };
+    let mut tables: BTreeMap<TableId, TableRules> =
+        undescribed.map(|table| (*table, unknown(table))).collect();
     for table in description.tables.iter().filter(|table| matches!(table.kind, 'r' | 'p')) {
         let coarsest = |why: &str| vec![Rule::product(why)];
         let all = match (found, rules.remove(&table.id)) {
