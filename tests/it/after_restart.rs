@@ -15,7 +15,6 @@ use kck::{
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::Command,
     sync::watch,
     task::JoinHandle,
 };
@@ -23,6 +22,7 @@ use tokio::{
 use crate::support::{
     client::get,
     kck::{Kck, Project, Store},
+    process,
     process::Process,
     run,
     servers::{Database, commit, connect, own_postgres},
@@ -244,7 +244,7 @@ impl Second {
     fn start(project: &Project) -> Self {
         let file = project.folder.0.join("kck.toml");
         std::fs::write(&file, &project.settings).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kck"));
+        let mut command = process::command();
         command.args(["run", "--config"]).arg(&file).env("NO_COLOR", "1");
         let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();

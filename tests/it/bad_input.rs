@@ -3,11 +3,10 @@
 use std::process::Output;
 
 use serde_json::json;
-use tokio::process::Command;
 
 use crate::support::{
     kck::{Project, Store},
-    run,
+    process, run,
     servers::{Database, connect, own_postgres},
 };
 
@@ -31,7 +30,7 @@ async fn shop(name: &str) -> (Database, Project) {
 async fn command(project: &Project, arguments: &[&str]) -> Output {
     let file = project.folder.0.join("kck.toml");
     std::fs::write(&file, &project.settings).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kck"));
+    let mut command = process::command();
     command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
     command.output().await.unwrap()
 }

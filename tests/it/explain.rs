@@ -1,11 +1,10 @@
 //! How a product follows its tables is said in words, as JSON and as a picture; and what it asks for makes it finer.
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use crate::support::{
     kck::{Kck, Project, Store},
-    run,
+    process, run,
     servers::Database,
 };
 
@@ -34,7 +33,7 @@ async fn shop(name: &str) -> (Database, Project) {
 async fn said(project: &Project, arguments: &[&str]) -> (String, Option<i32>) {
     let file = project.folder.0.join("kck.toml");
     std::fs::write(&file, &project.settings).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kck"));
+    let mut command = process::command();
     command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
     let output = command.output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();

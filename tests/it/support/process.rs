@@ -9,6 +9,17 @@ use tokio::{
 
 use super::kck::Project;
 
+/// The kck of this build, without what the environment tells these tests.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kck"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KCK_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 pub(crate) struct Process {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
@@ -20,7 +31,7 @@ impl Process {
     pub(crate) async fn start(project: &Project, halt_at: &str) -> Self {
         let file = project.folder.0.join("kck.toml");
         std::fs::write(&file, &project.settings).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kck"))
+        let mut child = command()
             .args(["run", "--config"])
             .arg(&file)
             .env("KCK_TEST__HALT_AT", halt_at)
