@@ -49,6 +49,8 @@ pub struct Counts {
     pub queued: usize,
     /// Keys being computed.
     pub running: usize,
+    /// Readers that wait for either.
+    pub waiters: usize,
 }
 
 pub(super) struct Shared {
@@ -136,7 +138,8 @@ impl Handle {
     pub fn counts(&self) -> Counts {
         let tracked = self.ledger().len();
         let queue = self.queue();
-        Counts { tracked, queued: queue.waiting(), running: queue.running() }
+        let (queued, running) = (queue.waiting(), queue.running());
+        Counts { tracked, queued, running, waiters: queue.waiters() }
     }
 
     /// A key as it stands, if its entry can be used now, and how far kck was just before it stood so: only that

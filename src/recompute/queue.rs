@@ -80,6 +80,13 @@ impl<W> Queue<W> {
         self.running.len()
     }
 
+    /// How many wait for keys, queued or being computed.
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        let queued = self.waiting.values().map(|job| job.waiters.len());
+        queued.chain(self.running.values().map(|running| running.waiters.len())).sum()
+    }
+
     /// The keys of a product that are being computed.
     pub fn running_of(&self, product: &str) -> impl Iterator<Item = &Key> {
         self.running.keys().filter(move |key| key.product() == product)

@@ -47,6 +47,7 @@ fn gauges(context: &Context) -> String {
     gauge("kck_tracked_keys", "Keys that changes are matched against.", "", &counts.tracked);
     gauge("kck_queued_keys", "Keys that wait to be computed.", "", &counts.queued);
     gauge("kck_running_keys", "Keys that are being computed.", "", &counts.running);
+    gauge("kck_waiting_readers", "Readers that wait for a computation.", "", &counts.waiters);
     let retained = health.slot.retained_bytes;
     gauge("kck_slot_retained_bytes", "WAL that the source keeps for kck.", "", &retained);
     text + &refreshes(context)
