@@ -263,6 +263,29 @@ pub struct Description {
     pub growth: String,
 }
 
+#[cfg(test)]
+impl Table {
+    /// `public.NAME (id bigint)` as most tables are, for tests.
+    pub(crate) fn plain(id: u32, name: &str) -> Self {
+        Self {
+            id: TableId(id),
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            kind: 'r',
+            persistence: 'p',
+            system: false,
+            row_security: false,
+            identity: true,
+            indirect: false,
+            key: BTreeSet::new(),
+            replicated: None,
+            indexed: BTreeSet::new(),
+            leaves: vec![],
+            columns: BTreeMap::from([(1, ("id".to_owned(), 20))]),
+        }
+    }
+}
+
 impl Description {
     /// Whether the statement means the same, described again after columns came to what it reads and nothing else
     /// about it moved. What is not certain is another meaning.
@@ -294,9 +317,7 @@ impl Description {
             && self.functions.iter().all(plain)
             && !self.tables.iter().any(|table| table.row_security)
     }
-}
 
-impl Description {
     /// What an operator means, and its input types.
     #[must_use]
     pub fn meaning(&self, operator: u32) -> Option<(Comparison, (u32, u32))> {
@@ -309,22 +330,7 @@ mod tests {
     use super::*;
 
     fn described() -> Description {
-        let table = Table {
-            id: TableId(16_384),
-            schema: "public".into(),
-            name: "t".into(),
-            kind: 'r',
-            persistence: 'p',
-            system: false,
-            row_security: false,
-            identity: true,
-            indirect: false,
-            key: BTreeSet::from([1]),
-            replicated: None,
-            indexed: BTreeSet::new(),
-            leaves: vec![],
-            columns: BTreeMap::from([(1, ("id".into(), 20))]),
-        };
+        let table = Table { key: BTreeSet::from([1]), ..Table::plain(16_384, "t") };
         Description {
             canonical: Some(" SELECT t.id FROM t".into()),
             tree: Some("{VAR :varno 1 :varattno 1 }".into()),

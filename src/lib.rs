@@ -27,6 +27,7 @@ pub mod explanation;
 pub mod key;
 pub mod pattern;
 pub mod progress;
+pub mod quote;
 
 // The stages, in the order that data flows.
 pub mod capture;

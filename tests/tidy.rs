@@ -5,8 +5,17 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Plain values: no I/O, no async, no clock. Everyone may use them and what is noticed.
-const VOCABULARY: &[&str] =
-    &["change", "description", "entry", "explanation", "key", "observe", "pattern", "progress"];
+const VOCABULARY: &[&str] = &[
+    "change",
+    "description",
+    "entry",
+    "explanation",
+    "key",
+    "observe",
+    "pattern",
+    "progress",
+    "quote",
+];
 
 /// Module → what it may name beside the vocabulary. A new module is added here first.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -17,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("key", &[]),
     ("pattern", &[]),
     ("progress", &[]),
+    ("quote", &[]),
     ("observe", &[]),
     ("config", &[]),
     // A Postgres and a Cassandra of one's own: knows nothing of kck.

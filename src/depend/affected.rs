@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     graph::Index,
-    lookup::{Asked, Given},
-    plan::{Bound, Keys, OldRow, Place, Plan, Reader, Way},
+    lookup::Asked,
+    plan::{Bound, Keys, LookupWay, OldRow, Place, Plan, Reader, Way},
 };
 use crate::{
     change::{Change, Datum, Relation, Row, TableId},
@@ -30,17 +30,17 @@ pub struct Touched {
 
 /// What is touched of one product.
 #[derive(Debug, Clone)]
-pub(super) enum Touch {
+enum Touch {
     Some(Few),
     Whole,
 }
 
 /// What is touched of a product that is not touched as a whole.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Few {
-    pub(super) keys: HashSet<Key>,
-    pub(super) patterns: HashSet<Pattern>,
-    pub(super) asked: Option<Asked>,
+struct Few {
+    keys: HashSet<Key>,
+    patterns: HashSet<Pattern>,
+    asked: Option<Asked>,
 }
 
 /// The index as it meets the tables that the stream announces: what a change of one must do is worked out once.
@@ -272,10 +272,7 @@ impl Plan {
                 match way {
                     Way::Whole => touched.touch_product(&reader.product),
                     Way::Pattern(bounds) => touch_pattern(*image, bounds, reader, touched),
-                    Way::Lookup(lookups, at, columns) => {
-                        let ask = |few: &mut Few, given| few.ask(lookups, *at, given);
-                        touch_lookup(*image, columns, reader, ask, touched);
-                    }
+                    Way::Lookup(way) => touch_lookup(*image, way, reader, touched),
                 }
             }
         }
@@ -335,13 +332,8 @@ fn touch_pattern(image: Image<'_>, bounds: &[Bound], reader: &Reader, touched: &
     touched.touch(&reader.product, |few| few.patterns.insert(pattern));
 }
 
-fn touch_lookup(
-    image: Image<'_>,
-    columns: &[Vec<Place>],
-    reader: &Reader,
-    ask: impl FnOnce(&mut Few, Given) -> Option<bool>,
-    touched: &mut Touched,
-) {
+fn touch_lookup(image: Image<'_>, way: &LookupWay, reader: &Reader, touched: &mut Touched) {
+    let LookupWay { lookups, at, columns } = way;
     let mut given: Vec<Box<str>> = Vec::with_capacity(columns.len());
     match image.values(columns, |text| given.push(text.into())) {
         Verdict::None => {}
@@ -349,31 +341,21 @@ fn touch_lookup(
         Verdict::Values(()) => {
             let mut mixed = false;
             touched.touch(&reader.product, |few| {
-                ask(few, given.into()).unwrap_or_else(|| {
-                    mixed = true;
-                    false
-                })
+                let asked = few.asked.get_or_insert_with(|| Asked::new(lookups));
+                let same = Arc::ptr_eq(&asked.lookups, lookups);
+                match asked.rows.get_mut(*at) {
+                    Some(rows) if same => rows.insert(given.into()),
+                    // Another statement is asked already.
+                    _ => {
+                        mixed = true;
+                        false
+                    }
+                }
             });
             if mixed {
                 touched.touch_product(&reader.product);
             }
         }
-    }
-}
-
-impl Few {
-    /// Whether the row is a new one; `None` where another statement is asked already.
-    fn ask(
-        &mut self,
-        lookups: &Arc<super::lookup::Lookups>,
-        at: usize,
-        given: Given,
-    ) -> Option<bool> {
-        let asked = self.asked.get_or_insert_with(|| Asked::new(lookups));
-        if !Arc::ptr_eq(&asked.lookups, lookups) {
-            return None;
-        }
-        asked.rows.get_mut(at).map(|rows| rows.insert(given))
     }
 }
 

@@ -12,6 +12,7 @@ use super::rule::{Binding, Column};
 use crate::{
     key::Key,
     pattern::{Order, Part, Pattern, number},
+    quote,
 };
 
 /// Keys that one lookup may find in one group; past it its product counts as touched whole.
@@ -158,16 +159,10 @@ impl Operand {
     pub(super) fn sql(&self) -> String {
         match self {
             Operand::Row(at, type_name) => format!("(r.c{at}::{type_name})"),
-            Operand::Table(table, column) => format!("t{table}.{}", quoted(column)),
+            Operand::Table(table, column) => format!("t{table}.{}", quote::name(column)),
             Operand::Expression(sql) => format!("({sql})"),
         }
     }
-}
-
-/// A name as SQL writes it.
-#[must_use]
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl Lookups {

@@ -62,7 +62,17 @@ pub(super) struct Reader {
 pub(super) enum Way {
     Whole,
     Pattern(Vec<Bound>),
-    Lookup(Arc<Lookups>, usize, Vec<Vec<Place>>),
+    Lookup(LookupWay),
+}
+
+/// What is asked of other tables.
+#[derive(Debug, Clone)]
+pub(super) struct LookupWay {
+    pub(super) lookups: Arc<Lookups>,
+    /// Which of them.
+    pub(super) at: usize,
+    /// What it needs of a row.
+    pub(super) columns: Vec<Vec<Place>>,
 }
 
 impl Plan {
@@ -124,7 +134,7 @@ impl Plan {
                 let way = lookups
                     .and_then(|lookups| Some((lookups, lookups.place(lookup)?)))
                     .map_or(Way::Whole, |(lookups, at)| {
-                        Way::Lookup(Arc::clone(lookups), at, columns)
+                        Way::Lookup(LookupWay { lookups: Arc::clone(lookups), at, columns })
                     });
                 self.others.push((reader, way));
             }

@@ -1,13 +1,13 @@
 //! Changed rows → the parameters they lead to: the statements that `depend` wrote, all of a group in one round trip.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, Statement, types::ToSql};
 
 use crate::change::Lsn;
 
-use super::{Error, Source};
+use super::{Error, Source, prepared::Prepared};
 
 /// Statements kept prepared.
 const PREPARED_KEPT: usize = 1024;
@@ -37,7 +37,7 @@ struct Open {
     client: Client,
     /// The history that the connection was checked against (R10).
     history: u64,
-    prepared: HashMap<String, Statement>,
+    prepared: Prepared,
 }
 
 impl Lookups {
@@ -58,16 +58,15 @@ impl Lookups {
         };
         let mut prepared = Vec::with_capacity(questions.len());
         for (sql, _) in questions {
-            prepared.push(open.prepare(sql).await);
+            prepared.push(open.prepared.statement(&open.client, sql, "prepare a lookup").await);
         }
         let client = &open.client;
         let asked = questions.iter().zip(prepared).map(|((_, arguments), statement)| async move {
             answer(client, &statement?, arguments).await
         });
         let answers = join_all(asked).await;
-        // A plan that DDL has made impossible is prepared anew the next time.
-        if answers.iter().any(Result::is_err) {
-            self.open = None;
+        for ((sql, _), _) in questions.iter().zip(&answers).filter(|(_, answer)| answer.is_err()) {
+            open.prepared.forget(sql);
         }
         answers
     }
@@ -79,27 +78,9 @@ impl Lookups {
             let settings =
                 [("default_transaction_read_only", "on"), ("statement_timeout", LOOKUP_AT_MOST)];
             let client = self.source.connect("lookup", &settings).await?;
-            self.open = Some(Open { client, history, prepared: HashMap::new() });
+            self.open = Some(Open { client, history, prepared: Prepared::new(PREPARED_KEPT) });
         }
         self.open.as_mut().ok_or_else(|| unanswered("it closed at once"))
-    }
-}
-
-impl Open {
-    async fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
-        if let Some(statement) = self.prepared.get(sql) {
-            return Ok(statement.clone());
-        }
-        if self.prepared.len() >= PREPARED_KEPT {
-            self.prepared.clear();
-        }
-        let statement = self
-            .client
-            .prepare(sql)
-            .await
-            .map_err(|error| Error::from_postgres("prepare a lookup", error))?;
-        self.prepared.insert(sql.to_owned(), statement.clone());
-        Ok(statement)
     }
 }
 

@@ -24,6 +24,7 @@ pub mod connect;
 pub mod describe;
 pub mod error;
 pub mod lookup;
+mod prepared;
 pub mod publication;
 mod reads;
 pub mod run;

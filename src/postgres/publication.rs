@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 
 use super::error::Error;
-use crate::change::TableId;
+use crate::{change::TableId, quote};
 
 /// How long changing the publication may wait for locks on its tables.
 const LOCK_WAIT: &str = "set local lock_timeout = '10s'";
@@ -133,7 +133,7 @@ pub async fn ensure_publication(
     let usable: BTreeSet<TableId> = wanted.difference(&bad).copied().collect();
     let existing = publication(client, name).await?;
     if existing.as_ref().is_some_and(|existing| existing.unnamed) {
-        let name = quote(name);
+        let name = quote::name(name);
         return Err(Error::Refused {
             action: "change the publication",
             sqlstate: String::new(),
@@ -164,7 +164,7 @@ fn plan(
     wanted: &BTreeSet<TableId>,
     names: &BTreeMap<TableId, String>,
 ) -> Plan {
-    let name = quote(name);
+    let name = quote::name(name);
     // ONLY: children by plain inheritance are tables of their own, with identities of their own.
     let list = |tables: &BTreeSet<TableId>| {
         let names = tables.iter().filter_map(|table| names.get(table));
@@ -238,13 +238,13 @@ pub async fn withdraw(
     }
     let names = table_names(client, &tables).await?;
     let list = names.values().map(|name| format!("only {name}")).collect::<Vec<_>>().join(", ");
-    run(client, &[format!("alter publication {} drop table {list}", quote(name))]).await?;
+    run(client, &[format!("alter publication {} drop table {list}", quote::name(name))]).await?;
     Ok(tables)
 }
 
 /// Drops a publication, if there is one.
 pub async fn drop_publication(client: &Client, name: &str) -> Result<(), Error> {
-    let drop = format!("drop publication if exists {}", quote(name));
+    let drop = format!("drop publication if exists {}", quote::name(name));
     client
         .batch_execute(&drop)
         .await
@@ -286,11 +286,6 @@ async fn table_names(
 
 fn oids(tables: &BTreeSet<TableId>) -> Vec<u32> {
     tables.iter().map(|table| table.0).collect()
-}
-
-/// An identifier as a statement spells it.
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

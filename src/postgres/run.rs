@@ -2,16 +2,15 @@
 //! that functions which query see what the statement sees.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use tokio_postgres::{Client, Statement, types::ToSql};
+use tokio_postgres::{Client, types::ToSql};
 
-use super::{Error, Source};
+use super::{Error, Source, prepared::Prepared};
 
 /// Statements kept prepared on one connection.
 const PREPARED_KEPT: usize = 256;
@@ -33,7 +32,7 @@ pub struct Row {
 
 struct Connection {
     client: Client,
-    prepared: HashMap<String, Statement>,
+    prepared: Prepared,
     /// The history that the connection was checked against (R10).
     history: u64,
 }
@@ -95,7 +94,7 @@ impl Pool {
             ("statement_timeout", timeout.as_str()),
         ];
         let client = self.source.connect("work", &settings).await?;
-        Ok(Connection { client, prepared: HashMap::new(), history })
+        Ok(Connection { client, prepared: Prepared::new(PREPARED_KEPT), history })
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
@@ -111,10 +110,10 @@ async fn query(
     sql: &str,
     arguments: &[String],
 ) -> Result<Vec<Row>, Error> {
-    let was_prepared = connection.prepared.contains_key(sql);
+    let was_prepared = connection.prepared.has(sql);
     match query_once(connection, sql, arguments).await {
         Err(Error::Statement { sqlstate, .. }) if was_prepared && sqlstate == STALE_PLAN => {
-            connection.prepared.remove(sql);
+            connection.prepared.forget(sql);
             query_once(connection, sql, arguments).await
         }
         other => other,
@@ -126,21 +125,13 @@ async fn query_once(
     sql: &str,
     arguments: &[String],
 ) -> Result<Vec<Row>, Error> {
-    let fail = |error| Error::from_postgres("run a product", error);
-    let statement = match connection.prepared.get(sql) {
-        Some(statement) => statement.clone(),
-        None => {
-            if connection.prepared.len() >= PREPARED_KEPT {
-                connection.prepared.clear();
-            }
-            let statement = connection.client.prepare(sql).await.map_err(fail)?;
-            connection.prepared.insert(sql.to_owned(), statement.clone());
-            statement
-        }
-    };
+    const ACTION: &str = "run a product";
+    let fail = |error| Error::from_postgres(ACTION, error);
+    let Connection { client, prepared, .. } = connection;
+    let statement = prepared.statement(client, sql, ACTION).await?;
     let arguments: Vec<&(dyn ToSql + Sync)> =
         arguments.iter().map(|argument| argument as _).collect();
-    let rows = connection.client.query(&statement, &arguments).await.map_err(fail)?;
+    let rows = client.query(&statement, &arguments).await.map_err(fail)?;
     rows.iter()
         .map(|row| {
             Ok(Row {

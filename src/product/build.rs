@@ -163,11 +163,8 @@ fn fingerprint(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{change::TableId, description::Table, product::file};
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        path::Path,
-    };
+    use crate::{description::Table, product::file};
+    use std::path::Path;
 
     fn type_(oid: u32, name: &str, kind: char) -> Type {
         Type { oid, name: name.to_owned(), kind }
@@ -180,25 +177,9 @@ pub(super) mod tests {
     }
 
     fn described() -> Description {
-        let table = Table {
-            id: TableId(16_384),
-            schema: "public".to_owned(),
-            name: "t".to_owned(),
-            kind: 'r',
-            persistence: 'p',
-            system: false,
-            row_security: false,
-            identity: true,
-            indirect: false,
-            key: BTreeSet::new(),
-            replicated: None,
-            indexed: BTreeSet::new(),
-            leaves: vec![],
-            columns: BTreeMap::from([(1, ("id".to_owned(), 20))]),
-        };
         Description {
             parameters: vec![type_(20, "bigint", 'b')],
-            tables: vec![table],
+            tables: vec![Table::plain(16_384, "t")],
             ..one_column()
         }
     }

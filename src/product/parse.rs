@@ -12,7 +12,7 @@ use pg_query::{
 use serde_json::Value;
 
 use super::{Argument, Call, Fault};
-use crate::description::Mentions;
+use crate::{description::Mentions, quote};
 
 /// The most parameters a product may have: a path has that many segments.
 const PARAMETERS_MAX: usize = 64;
@@ -448,12 +448,8 @@ impl Walk {
     fn relation(&mut self, node: &Value) {
         let part = |name: &str| node.get(name).and_then(Value::as_str).unwrap_or_default();
         let (schema, name) = (part("schemaname"), part("relname"));
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let relation = if schema.is_empty() {
-            quoted(name)
-        } else {
-            format!("{}.{}", quoted(schema), quoted(name))
-        };
+        let relation =
+            if schema.is_empty() { quote::name(name) } else { quote::qualified(schema, name) };
         self.mentions.relations.insert(relation);
     }
 }

@@ -9,7 +9,7 @@ use super::{
     term::{Parameters, Scope, both_text, oid},
     tree::{Node, Value},
 };
-use crate::depend::lookup::quoted;
+use crate::quote;
 
 /// Deeper ones are not worth following.
 const DEPTH_MAX: usize = 20;
@@ -70,9 +70,7 @@ impl Writer<'_, '_, '_, '_> {
                 oid::VARCHAR => "character varying",
                 _ => return None,
             };
-            // `E` makes backslashes mean the same under any setting.
-            let text = text.replace('\\', "\\\\").replace('\'', "''");
-            self.sql(&format!("E'{text}'::{cast}"));
+            self.sql(&format!("{}::{cast}", quote::literal(&text)));
             return Some(());
         }
         self.node(value.node()?, depth)
@@ -126,7 +124,7 @@ impl Writer<'_, '_, '_, '_> {
         if called.volatility != 'i' || !called.strict || !known || !plain {
             return None;
         }
-        let name = format!("{}.{}(", quoted(&called.schema), quoted(&called.name));
+        let name = format!("{}(", quote::qualified(&called.schema, &called.name));
         self.sql(&name);
         for (at, argument) in node.list("args")?.iter().enumerate() {
             if at > 0 {

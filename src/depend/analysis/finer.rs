@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::{
     depend::{
-        lookup::{Lookup, Operand, quoted},
+        lookup::{Lookup, Operand},
         rule::{Binding, Reach, TableRules},
     },
     description::{Description, Table},
     explanation::Finer,
+    quote,
 };
 
 /// What would help, the most useful first.
@@ -49,7 +50,7 @@ fn old_rows(table: &Table, rules: &TableRules) -> Option<Finer> {
             }
         }
     }
-    let name = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
+    let name = quote::qualified(&table.schema, &table.name);
     // Partitions do not take it from the root.
     let all = std::iter::once(&name).chain(&table.leaves);
     let full: Vec<String> =
@@ -59,13 +60,13 @@ fn old_rows(table: &Table, rules: &TableRules) -> Option<Finer> {
     if !missing.is_empty() {
         let key = table.key.iter().filter_map(|column| table.columns.get(column));
         let columns = key.map(|(name, _)| name.as_str()).chain(missing.iter().copied());
-        let columns: Vec<String> = columns.map(quoted).collect();
+        let columns: Vec<String> = columns.map(quote::name).collect();
         let index = format!("{}_kck_identity", table.name);
         let by_index = format!(
             "create unique index concurrently {} on {name} ({}); alter table {name} replica identity using index {}; -- where these columns are NOT NULL",
-            quoted(&index),
+            quote::name(&index),
             columns.join(", "),
-            quoted(&index),
+            quote::name(&index),
         );
         let why = format!(
             "the stream does not tell {} of old rows: an UPDATE or DELETE touches every key",
@@ -99,8 +100,7 @@ fn indexes(lookup: &Lookup, description: &Description) -> Vec<Finer> {
     let joined: BTreeSet<(usize, &str)> = joined.collect();
     let mut finer = Vec::new();
     for (at, name) in lookup.tables.iter().enumerate() {
-        let named =
-            |table: &&Table| format!("{}.{}", quoted(&table.schema), quoted(&table.name)) == *name;
+        let named = |table: &&Table| quote::qualified(&table.schema, &table.name) == *name;
         let Some(table) = description.tables.iter().find(named) else { continue };
         let columns: Vec<&str> =
             joined.iter().filter(|(of, _)| *of == at).map(|(_, column)| *column).collect();
@@ -110,7 +110,7 @@ fn indexes(lookup: &Lookup, description: &Description) -> Vec<Finer> {
             && !columns.iter().any(|column| indexed.contains(column))
         {
             let why = format!("a lookup reads all of {}.{}: no index", table.schema, table.name);
-            let sql = format!("create index concurrently on {name} ({});", quoted(first));
+            let sql = format!("create index concurrently on {name} ({});", quote::name(first));
             finer.push(Finer { why, sql: vec![sql] });
         }
     }

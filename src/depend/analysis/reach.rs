@@ -20,10 +20,11 @@ use super::{
 };
 use crate::{
     depend::{
-        lookup::{Lookup, Operand, quoted},
+        lookup::{Lookup, Operand},
         rule::{Binding, Column, Is, Reach, Rule, Test},
     },
     description::{Description, Table},
+    quote,
 };
 
 /// The rule of each occurrence, in their order.
@@ -324,7 +325,7 @@ impl<'a> Around<'a> {
         let parameters = parameters.collect::<Option<Vec<_>>>()?;
         let name = |tuple: &Tuple| {
             let table = self.table_of(*tuple)?;
-            Some(format!("{}.{}", quoted(&table.schema), quoted(&table.name)))
+            Some(quote::qualified(&table.schema, &table.name))
         };
         let tables = writer.joined.iter().map(name).collect::<Option<Vec<_>>>()?;
         let only = writer.joined.iter().enumerate().flat_map(|(at, tuple)| {
@@ -344,11 +345,9 @@ impl<'a> Around<'a> {
 
 /// A test of a joined table in SQL; `None` for what is not worth it.
 fn in_sql(table: usize, column: &Column, is: &Is) -> Option<String> {
-    let name = format!("t{table}.{}", quoted(&column.name));
+    let name = format!("t{table}.{}", quote::name(&column.name));
     let list = |texts: &BTreeSet<String>| {
-        let literal =
-            |text: &String| format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
-        texts.iter().map(literal).collect::<Vec<_>>().join(", ")
+        texts.iter().map(|text| quote::literal(text)).collect::<Vec<_>>().join(", ")
     };
     match is {
         Is::Null => Some(format!("{name} is null")),

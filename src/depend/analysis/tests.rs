@@ -99,20 +99,13 @@ fn table(words: &[&str]) -> Table {
         (parts[0].parse().unwrap(), (parts[1].to_owned(), parts[2].parse().unwrap()))
     });
     Table {
-        id: TableId(words[0].parse().unwrap()),
         schema: words[1].into(),
-        name: words[2].into(),
         kind: words[3].chars().next().unwrap(),
         persistence: words[4].chars().next().unwrap(),
         system: words[5] == "t",
-        row_security: false,
-        identity: true,
-        indirect: false,
         key: words[7].split(',').filter_map(|column| column.parse().ok()).collect(),
-        replicated: None,
-        indexed: BTreeSet::new(),
-        leaves: vec![],
         columns: columns.collect(),
+        ..Table::plain(words[0].parse().unwrap(), words[2])
     }
 }
 
@@ -325,23 +318,7 @@ fn cases_of_postgres_18() {
 }
 
 fn sale(kind: char, indirect: bool) -> Description {
-    let columns = [(1, ("id".to_owned(), 20))].into();
-    let table = Table {
-        id: TableId(9),
-        schema: "shop".into(),
-        name: "sales".into(),
-        kind,
-        persistence: 'p',
-        system: false,
-        row_security: false,
-        identity: true,
-        indirect,
-        key: BTreeSet::new(),
-        replicated: None,
-        indexed: BTreeSet::new(),
-        leaves: vec![],
-        columns,
-    };
+    let table = Table { schema: "shop".into(), kind, indirect, ..Table::plain(9, "sales") };
     Description { tables: vec![table], ..Description::default() }
 }
 

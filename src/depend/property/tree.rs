@@ -75,19 +75,9 @@ fn described(table: usize) -> Table {
     let columns = (1..).zip(TABLES[table].iter().enumerate());
     Table {
         id: table_id(table),
-        schema: "public".to_owned(),
-        name: table_name(table),
-        kind: 'r',
-        persistence: 'p',
-        system: false,
-        row_security: false,
-        identity: true,
-        indirect: false,
         key: if KEYED[table] { [1].into() } else { [].into() },
-        replicated: None,
-        indexed: [].into(),
-        leaves: vec![],
         columns: columns.map(|(number, (at, oid))| (number, (column_name(at), *oid))).collect(),
+        ..Table::plain(0, &table_name(table))
     }
 }
 
