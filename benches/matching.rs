@@ -21,8 +21,8 @@ use kck::{
         TableId, Transaction, Xid,
     },
     depend::{
-        Binding, Column as Described, Index, Is, Matcher, Reach, Rule, Rules, TableRules, Test,
-        pending::Pending,
+        AnyOf, Binding, Column as Described, Index, Is, Matcher, Reach, Rule, Rules, TableRules,
+        Test, pending::Pending,
     },
     description::{Description, Mentions, Question},
     entry::{Fingerprint, Stamp},
@@ -67,7 +67,7 @@ fn column(name: &str) -> Described {
 }
 
 /// A product whose key is the row's `customer`, if it reads the row at all.
-fn rules(only: Vec<Test>) -> Rules {
+fn rules(only: Vec<AnyOf>) -> Rules {
     let rule = Rule { only, reach: Reach::Row(vec![Binding::Text(vec![column("customer")])]) };
     let table = TableRules {
         name: "public.orders".into(),
@@ -161,7 +161,7 @@ fn main() {
     let one = Arc::new(Index::of_rules([(product("orders_of_0"), rules(vec![]))].into_iter()));
     let open = Test { column: column("state"), is: Is::OneOf(["open".to_owned()].into()) };
     let tested =
-        Arc::new(Index::of_rules([(product("orders_of_0"), rules(vec![open]))].into_iter()));
+        Arc::new(Index::of_rules([(product("orders_of_0"), rules(vec![vec![open]]))].into_iter()));
     let sharing =
         (0..SHARING).map(|number| (product(&format!("orders_of_{number}")), rules(vec![])));
     let sharing = Arc::new(Index::of_rules(sharing));

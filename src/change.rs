@@ -106,7 +106,8 @@ impl fmt::Display for SourceTime {
 }
 
 /// Days since 1970-01-01 → (year, month, day) in the proleptic Gregorian calendar.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+#[must_use]
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     // Years start in March, so that a leap day is the last of its year; eras are 400 years.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));

@@ -10,6 +10,7 @@ use super::{
     graph::Index,
     lookup::Asked,
     plan::{Bound, Keys, LookupWay, OldRow, Place, Plan, Reader, Way},
+    rule::Is,
 };
 use crate::{
     change::{Change, Datum, Relation, Row, TableId},
@@ -280,13 +281,14 @@ impl Plan {
 }
 
 impl Reader {
-    /// Whether all its tests may hold in this image.
+    /// Whether of each list of its tests one may hold in this image.
     fn may_pass(&self, image: Image<'_>) -> bool {
-        self.only.iter().all(|(at, identity, is)| match image.column(*at, *identity) {
+        let may = |(at, identity, is): &(usize, bool, Is)| match image.column(*at, *identity) {
             Known::Text(text) => is.holds(Some(text)),
             Known::Null => is.holds(None),
             Known::Nothing => true,
-        })
+        };
+        self.only.iter().all(|any| any.iter().any(may))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rules → words for people.
 
-use super::rule::{Binding, Class, Column, Is, Reach, Rule, Rules};
+use super::rule::{Binding, Class, Column, Is, Reach, Rule, Rules, Test};
 use crate::explanation::{self, Explanation};
 
 impl Rules {
@@ -46,8 +46,7 @@ impl Rules {
     }
 
     fn rule_in_words(&self, rule: &Rule) -> explanation::Rule {
-        let tests = rule.only.iter();
-        let tests = tests.map(|test| format!("{} {}", test.column.name, test_in_words(&test.is)));
+        let tests = rule.only.iter().map(|any| any_in_words(any));
         let touches = match &rule.reach {
             Reach::Product(why) => why.clone(),
             Reach::Row(bindings) => {
@@ -93,6 +92,14 @@ fn costs(class: Class) -> &'static str {
     }
 }
 
+fn any_in_words(any: &[Test]) -> String {
+    let words = |test: &Test| format!("{} {}", test.column.name, test_in_words(&test.is));
+    match any {
+        [test] => words(test),
+        any => format!("({})", any.iter().map(words).collect::<Vec<_>>().join(" or ")),
+    }
+}
+
 fn test_in_words(is: &Is) -> String {
     let list = |texts: &std::collections::BTreeSet<String>| {
         let quoted: Vec<String> = texts.iter().map(|text| format!("'{text}'")).collect();
@@ -112,11 +119,7 @@ fn test_in_words(is: &Is) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        change::TableId,
-        depend::{TableRules, Test},
-        pattern::Order,
-    };
+    use crate::{change::TableId, depend::TableRules, pattern::Order};
 
     #[test]
     fn says_class_and_why() {
@@ -138,7 +141,7 @@ mod tests {
                         "public.orders",
                         vec![
                             Rule {
-                                only: vec![open],
+                                only: vec![vec![open]],
                                 reach: Reach::Row(vec![Binding::Text(vec![
                                     column("customer_id"),
                                     column("id"),

@@ -25,4 +25,4 @@ pub mod settle;
 pub use affected::{Matcher, Touched};
 pub use analysis::analyse;
 pub use graph::Index;
-pub use rule::{Binding, Class, Column, Is, Reach, Rule, Rules, TableRules, Test};
+pub use rule::{AnyOf, Binding, Class, Column, Is, Reach, Rule, Rules, TableRules, Test};

@@ -6,7 +6,7 @@ use super::{
     affected::bit,
     graph::Index,
     lookup::Lookups,
-    rule::{Binding, Column, Is, Reach, Rule, Test},
+    rule::{AnyOf, Binding, Column, Is, Reach, Rule, Test},
 };
 use crate::change::{self, Old, Relation, Row};
 
@@ -53,8 +53,8 @@ pub(super) struct Reader {
     pub(super) product: Arc<str>,
     /// The columns it reads, as bits.
     pub(super) reads: u128,
-    /// Place, whether it belongs to the replica identity, and what must hold of it.
-    pub(super) only: Vec<(usize, bool, Is)>,
+    /// Of each list one must hold: place, whether it belongs to the replica identity, and what must hold of it.
+    pub(super) only: Vec<Vec<(usize, bool, Is)>>,
 }
 
 /// How a changed row leads to keys, where it is not one key.
@@ -149,13 +149,12 @@ impl Plan {
     }
 
     /// A test of a column that is not as it was is no test any more.
-    fn tests(&self, only: &[Test]) -> Vec<(usize, bool, Is)> {
-        only.iter()
-            .filter_map(|test| {
-                let (at, identity) = self.described(&test.column)?;
-                Some((at, identity, test.is.clone()))
-            })
-            .collect()
+    fn tests(&self, only: &[AnyOf]) -> Vec<Vec<(usize, bool, Is)>> {
+        let test = |test: &Test| {
+            let (at, identity) = self.described(&test.column)?;
+            Some((at, identity, test.is.clone()))
+        };
+        only.iter().filter_map(|any| any.iter().map(test).collect()).collect()
     }
 
     fn places(&self, columns: &[Column]) -> Vec<Place> {

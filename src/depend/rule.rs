@@ -17,8 +17,8 @@ use crate::{
 /// How a change of one table leads to keys of one product: by rows in which all tests may hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// Rows that fail one of these touch nothing.
-    pub only: Vec<Test>,
+    /// Rows that fail all tests of one of these touch nothing.
+    pub only: Vec<AnyOf>,
     /// Which keys the others touch.
     pub reach: Reach,
 }
@@ -49,6 +49,9 @@ pub enum Binding<T> {
     /// It is at least this.
     AtLeast(Order, T),
 }
+
+/// Tests of which one must pass.
+pub type AnyOf = Vec<Test>;
 
 /// A test that SQL makes with constants alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

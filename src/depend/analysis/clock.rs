@@ -161,7 +161,7 @@ fn plain(type_oid: u32, parameters: &Parameters<'_>) -> bool {
 
 /// Clock words anywhere in the SQL, since Postgres folds such literals before the rule tree: which of them stand
 /// in literals is not worth knowing, for beside a literal of a date or time they seldom mean something else.
-fn clock_words(sql: &str) -> Vec<String> {
+pub(super) fn clock_words(sql: &str) -> Vec<String> {
     let sql = sql.to_lowercase();
     // Literals with a new line between them are one: 'to'⏎'day'.
     let mut joined = String::with_capacity(sql.len());

@@ -4,7 +4,6 @@
 //! for a column. Functions are written by name with all arguments as the tree has them, so that Postgres finds the same.
 
 use super::{
-    constant::constant,
     fact::{Term, Tuple},
     term::{Parameters, Scope, both_text, oid},
     tree::{Node, Value},
@@ -60,7 +59,7 @@ impl Writer<'_, '_, '_, '_> {
     }
 
     fn value(&mut self, value: &Value<'_>, depth: usize) -> Option<()> {
-        if let Some((text, type_oid)) = constant(self.parameters.description, value) {
+        if let Some((text, type_oid)) = self.parameters.constant(value) {
             let cast = match type_oid {
                 oid::SMALLINT => "smallint",
                 oid::INTEGER => "integer",
@@ -68,6 +67,10 @@ impl Writer<'_, '_, '_, '_> {
                 oid::BOOLEAN => "boolean",
                 oid::TEXT => "text",
                 oid::VARCHAR => "character varying",
+                oid::NUMERIC => "numeric",
+                oid::DATE => "date",
+                oid::TIMESTAMP => "timestamp without time zone",
+                oid::TIMESTAMPTZ => "timestamp with time zone",
                 _ => return None,
             };
             self.sql(&format!("{}::{cast}", quote::literal(&text)));

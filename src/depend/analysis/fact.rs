@@ -37,6 +37,8 @@ pub(super) enum Fact {
     Passes(Term, Is),
     /// It is null.
     Null(Term),
+    /// At least one of these tests of values of one row passes.
+    Either(Vec<(Term, Is)>),
 }
 
 /// What holds together.
@@ -53,12 +55,48 @@ impl Term {
 }
 
 impl Fact {
+    /// The tests that it makes with constants, of which one passes.
+    pub(super) fn tests(self) -> Option<Vec<(Term, Is)>> {
+        match self {
+            Fact::Passes(term, is) => Some(vec![(term, is)]),
+            Fact::Null(term) => Some(vec![(term, Is::Null)]),
+            Fact::Either(tests) => Some(tests),
+            Fact::Equal(..) | Fact::AtMost(..) => None,
+        }
+    }
+
+    /// That one of these passes; `None` where that says nothing of a single row.
+    pub(super) fn either(tests: Vec<(Term, Is)>) -> Option<Self> {
+        let tuple = tests.first()?.0.tuple()?;
+        let mut merged: Vec<(Term, Is)> = Vec::new();
+        for (term, is) in tests {
+            if term.tuple() != Some(tuple) {
+                return None;
+            }
+            let lists = |(of, known): &&mut (Term, Is)| {
+                *of == term && matches!((known, &is), (Is::OneOf(_), Is::OneOf(_)))
+            };
+            match (merged.iter_mut().find(lists), &is) {
+                (Some((_, Is::OneOf(known))), Is::OneOf(texts)) => {
+                    known.extend(texts.iter().cloned());
+                }
+                _ => merged.push((term, is)),
+            }
+        }
+        merged.dedup();
+        match merged.as_slice() {
+            [(term, Is::Null)] => Some(Fact::Null(*term)),
+            [(term, is)] => Some(Fact::Passes(*term, is.clone())),
+            _ => Some(Fact::Either(merged)),
+        }
+    }
+
     /// What it says is not null.
     pub(super) fn given(&self) -> impl Iterator<Item = Term> {
         let terms = match self {
             Fact::Equal(a, b) | Fact::AtMost(_, a, b) => [Some(*a), Some(*b)],
             Fact::Passes(term, _) => [Some(*term), None],
-            Fact::Null(_) => [None, None],
+            Fact::Null(_) | Fact::Either(_) => [None, None],
         };
         terms.into_iter().flatten()
     }
@@ -68,6 +106,9 @@ impl Fact {
 pub(super) fn without_nulls(facts: &Facts, of: impl Fn(Tuple) -> bool) -> Facts {
     let kept = |fact: &&Fact| match fact {
         Fact::Null(term) => !term.tuple().is_some_and(&of),
+        Fact::Either(tests) => {
+            !tests.iter().any(|(term, is)| *is == Is::Null && term.tuple().is_some_and(&of))
+        }
         _ => true,
     };
     facts.iter().filter(kept).cloned().collect()

@@ -48,7 +48,8 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         .iter()
         .filter_map(|(view, text)| Some((*view, tree::read(text)?)))
         .collect();
-    let parameters = Parameters::of(description);
+    let sql = product.draft.question.pieces.concat();
+    let parameters = Parameters::of(description, &sql);
     let found = match query.as_ref().and_then(action) {
         Some(query) => occurrences(query, &views, &parameters, description),
         None => Err("Postgres gave no rule tree"),

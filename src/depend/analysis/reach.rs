@@ -21,7 +21,7 @@ use super::{
 use crate::{
     depend::{
         lookup::{Lookup, Operand},
-        rule::{Binding, Column, Is, Reach, Rule, Test},
+        rule::{AnyOf, Binding, Column, Is, Reach, Rule, Test},
     },
     description::{Description, Table},
     quote,
@@ -271,13 +271,28 @@ impl<'a> Around<'a> {
     }
 
     /// The tests that rows of this place must pass.
-    fn tests(&self) -> Vec<Test> {
+    fn tests(&self) -> Vec<AnyOf> {
         let Some(own) = self.occurrence.tuple else { return Vec::new() };
-        let mut tests: Vec<Test> =
-            self.tests_of(own).map(|(column, is)| Test { column, is }).collect();
+        let single = self.tests_of(own).map(|(column, is)| vec![Test { column, is }]);
+        let several = self.occurrence.facts.iter().filter_map(|fact| match fact {
+            Fact::Either(any) => self.any_of(own, any),
+            _ => None,
+        });
+        let mut tests: Vec<AnyOf> = single.chain(several).collect();
         tests.sort();
         tests.dedup();
         tests
+    }
+
+    /// Tests of which one passes, where all are of columns of this row.
+    fn any_of(&self, tuple: Tuple, any: &[(Term, Is)]) -> Option<AnyOf> {
+        let test = |(term, is): &(Term, Is)| {
+            let here = term.tuple() == Some(tuple);
+            Some(Test { column: self.column(*term).filter(|_| here)?, is: is.clone() })
+        };
+        let mut any = any.iter().map(test).collect::<Option<AnyOf>>()?;
+        any.sort();
+        Some(any)
     }
 
     fn tests_of(&self, tuple: Tuple) -> impl Iterator<Item = (Column, Is)> {
@@ -285,7 +300,7 @@ impl<'a> Around<'a> {
             let (term, is) = match fact {
                 Fact::Passes(term, is) => (*term, is.clone()),
                 Fact::Null(term) => (*term, Is::Null),
-                Fact::Equal(..) | Fact::AtMost(..) => return None,
+                Fact::Equal(..) | Fact::AtMost(..) | Fact::Either(_) => return None,
             };
             let here =
                 |term: &Term| term.tuple() == Some(tuple) && matches!(term, Term::Column { .. });

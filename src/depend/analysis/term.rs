@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    clock::clock_words,
     constant::constant,
     expression::{Expression, expression},
     fact::{Fact, Facts, Term, Tuple},
@@ -34,6 +35,9 @@ pub(super) mod oid {
     pub(in super::super) const UUID: u32 = 2950;
     pub(in super::super) const ANY_ENUM: u32 = 3500;
 }
+
+/// A condition in parts joined by OR says no more than so many lists of tests.
+const EITHER_MAX: usize = 16;
 
 /// Two levels of joins that name each other are no tree of Postgres's.
 const ALIASES_MAX: usize = 100;
@@ -90,18 +94,22 @@ pub(super) struct Parameters<'d> {
     pub(super) description: &'d Description,
     /// The functions named `current_setting`.
     settings: HashSet<u32>,
+    /// Whether literals may stand for a passing moment: `today`.
+    clock: bool,
     /// By their number.
     expressions: RefCell<Vec<Expression>>,
 }
 
 impl<'d> Parameters<'d> {
-    pub(super) fn of(description: &'d Description) -> Self {
+    /// `sql` is the product's own text.
+    pub(super) fn of(description: &'d Description, sql: &str) -> Self {
         let settings = description.functions.iter().filter(|function| {
             function.schema == "pg_catalog" && function.name == "current_setting"
         });
         Self {
             description,
             settings: settings.map(|function| function.oid).collect(),
+            clock: !clock_words(sql).is_empty(),
             expressions: RefCell::default(),
         }
     }
@@ -193,8 +201,37 @@ impl<'d> Parameters<'d> {
         }
         match node.name {
             "OPEXPR" => self.comparison(node, scope).unwrap_or_default(),
+            "BOOLEXPR" if node.text("boolop").as_deref() == Some("or") => {
+                self.either(node.list("args").unwrap_or_default(), scope)
+            }
             _ => self.test(node, scope).into_iter().collect(),
         }
+    }
+
+    /// What holds where one of several conditions does: a test of each, in all combinations as far as they are few.
+    fn either(&self, conditions: &[Value<'_>], scope: &Scope<'_, '_>) -> Facts {
+        let mut all: Vec<Vec<(Term, Is)>> = vec![Vec::new()];
+        for condition in conditions {
+            let mut tests: Vec<Vec<(Term, Is)>> =
+                self.conjuncts(condition, scope).into_iter().filter_map(Fact::tests).collect();
+            // A condition without a test may hold in any row.
+            if tests.is_empty() {
+                return Facts::new();
+            }
+            tests.truncate((EITHER_MAX / all.len()).max(1));
+            let with = |one: &Vec<(Term, Is)>| {
+                tests.iter().map(|tests| [one.as_slice(), tests].concat()).collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(with).collect();
+        }
+        all.into_iter().filter_map(Fact::either).collect()
+    }
+
+    /// A constant that stays what it is: what Postgres made of `today` is another tomorrow.
+    pub(super) fn constant(&self, value: &Value<'_>) -> Option<(String, u32)> {
+        let passing = [oid::DATE, oid::TIMESTAMP, oid::TIMESTAMPTZ];
+        constant(self.description, value)
+            .filter(|(_, type_oid)| !(self.clock && passing.contains(type_oid)))
     }
 
     /// The two sides of a comparison that one of kck's families decides.
@@ -203,7 +240,7 @@ impl<'d> Parameters<'d> {
         let (means, inputs) = self.description.meaning(node.number("opno")?)?;
         let collation: u32 = node.number("inputcollid")?;
         let (mut left, mut right, mut means) = (left, right, means);
-        if constant(self.description, left).is_some() {
+        if self.constant(left).is_some() {
             (left, right, means) = (right, left, means.turned());
         }
         let (term, term_type) = self.term(left, scope)?;
@@ -211,9 +248,9 @@ impl<'d> Parameters<'d> {
         if !self.is_exact(family, collation) {
             return None;
         }
-        if let Some((text, type_oid)) = constant(self.description, right) {
+        if let Some((text, type_oid)) = self.constant(right) {
             (self.family(type_oid)? == family).then_some(())?;
-            return Some(vec![against_constant(term, means, family, collation, text)?]);
+            return Some(against_constant(term, means, family, collation, text));
         }
         let (other, other_type) = self.term(right, scope)?;
         let meant = inputs == (term_type, other_type) || inputs == (oid::ANY_ENUM, oid::ANY_ENUM);
@@ -241,7 +278,7 @@ impl<'d> Parameters<'d> {
                 // Its name up to PostgreSQL 14 comes second.
                 let list = list.named("ARRAYEXPR").or_else(|| list.named("ARRAY"))?;
                 let texts = list.list("elements")?.iter().map(|element| {
-                    let (text, element) = constant(self.description, element)?;
+                    let (text, element) = self.constant(element)?;
                     (self.family(element)? == family && family != oid::NUMERIC).then_some(text)
                 });
                 let texts = texts.collect::<Option<BTreeSet<String>>>().filter(|_| exact)?;
@@ -323,26 +360,23 @@ fn against_constant(
     family: u32,
     collation: u32,
     text: String,
-) -> Option<Fact> {
-    let one = |text: String| BTreeSet::from([text]);
-    let value = |text: &str| {
+) -> Facts {
+    let ordered = || {
         let order = order(family, collation)?;
-        Some((order, order.read(text)?))
+        Some((order, order.read(&text)?))
     };
+    let most = || ordered().map(|(order, value)| Is::AtMost(order, value, text.clone()));
+    let least = || ordered().map(|(order, value)| Is::AtLeast(order, value, text.clone()));
     let is = match means {
-        Comparison::Equal if family != oid::NUMERIC => Is::OneOf(one(text)),
-        Comparison::Unequal if family != oid::NUMERIC => Is::NoneOf(one(text)),
-        Comparison::Less | Comparison::AtMost => {
-            let (order, value) = value(&text)?;
-            Is::AtMost(order, value, text)
-        }
-        Comparison::Greater | Comparison::AtLeast => {
-            let (order, value) = value(&text)?;
-            Is::AtLeast(order, value, text)
-        }
-        Comparison::Equal | Comparison::Unequal => return None,
+        // Equal numerics may have different texts.
+        Comparison::Equal if family == oid::NUMERIC => vec![most(), least()],
+        Comparison::Unequal if family == oid::NUMERIC => vec![],
+        Comparison::Equal => vec![Some(Is::OneOf([text.clone()].into()))],
+        Comparison::Unequal => vec![Some(Is::NoneOf([text.clone()].into()))],
+        Comparison::Less | Comparison::AtMost => vec![most()],
+        Comparison::Greater | Comparison::AtLeast => vec![least()],
     };
-    Some(Fact::Passes(term, is))
+    is.into_iter().flatten().map(|is| Fact::Passes(term, is)).collect()
 }
 
 /// How the texts of a family are ordered; text only where that is byte by byte (`C`, `POSIX`).

@@ -10,7 +10,7 @@ use proptest::{prelude::*, sample::Index};
 
 use super::*;
 use crate::{
-    depend::{Binding, Is, fixture},
+    depend::{Binding, Is, Test, fixture},
     description::{Comparison, Function, OutputColumn, Type},
     product::Policy,
 };
@@ -218,7 +218,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn in_short(rule: &Rule) -> String {
-    let tests = rule.only.iter().map(|test| match &test.is {
+    let test = |test: &Test| match &test.is {
         Is::Null => format!("{} null", test.column.name),
         Is::NotNull => format!("{} given", test.column.name),
         Is::OneOf(texts) => {
@@ -229,7 +229,9 @@ fn in_short(rule: &Rule) -> String {
         }
         Is::AtMost(_, _, text) => format!("{} <= {text}", test.column.name),
         Is::AtLeast(_, _, text) => format!("{} >= {text}", test.column.name),
-    });
+    };
+    let tests = rule.only.iter();
+    let tests = tests.map(|any| any.iter().map(test).collect::<Vec<_>>().join(" or "));
     let tests: Vec<String> = tests.collect();
     let only =
         if tests.is_empty() { String::new() } else { format!(" if {}", tests.join(" and ")) };

@@ -408,3 +408,23 @@ select count(*) as n from orders where customer_id = :c;
 -- in_either(c bigint): 1 | 2
 select id from orders where id in (select order_id from items where qty > 4) and customer_id = :c
 or id in (select order_id from payments where method = 'card') and customer_id = :c order by id;
+
+-- customer_kept(c bigint): 1 | 3 | 6
+select id, deleted_at from orders where customer_id = :c and (deleted_at is null or deleted_at > '2026-02-01 12:00Z') order by id;
+
+-- customer_either(c bigint): 1 | 2 | 3
+select id, state from orders where customer_id = :c and (state = 'open' or state = 'paid' and total >= 10.5) order by id;
+
+-- region_either(r text): north | south | new
+select c.id, o.id as order_id from customers c left join orders o on o.customer_id = c.id
+where c.region = :r and (o.state = 'open' or o.total > 10.50) order by 1, 2;
+
+-- region_either_none(r text): north | south | new
+select c.id, o.id as order_id from customers c left join orders o on o.customer_id = c.id
+where c.region = :r and (o.id is null or o.total > 10.50) order by 1, 2;
+
+-- first_days(c bigint): 1 | 2 | 3
+select id, placed_at from orders where customer_id = :c and placed_at >= '2026-01-02 00:00Z' and placed_at < '2026-01-05 02:00+02' order by id;
+
+-- paid_at_once(m text): card | cash
+select id, amount from payments where method = :m and amount <> 11.00 and paid_on <= date '2026-01-05' order by id;
