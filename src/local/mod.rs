@@ -22,6 +22,7 @@ use std::{
 
 pub use cassandra::{Cassandra, CassandraSettings};
 pub use postgres::{Postgres, PostgresSettings};
+pub use programs::installed_program;
 
 /// How often a start is tried again when somebody takes the free port before the server does.
 const PORT_ATTEMPTS: usize = 5;

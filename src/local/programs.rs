@@ -215,6 +215,12 @@ async fn installed_folders() -> Vec<PathBuf> {
     found
 }
 
+/// A client program of the newest server that is installed and has it.
+pub async fn installed_program(name: &str) -> Option<PathBuf> {
+    let here = installed_folders().await.into_iter().rev().map(|folder| folder.join(name));
+    here.into_iter().find(|program| program.is_file()).or_else(|| on_path(name))
+}
+
 /// Whether the contributed modules came along, in the places where builds keep them.
 fn has_statements(folder: &Path) -> bool {
     let places = ["../lib", "../lib/postgresql", "../lib64/pgsql", "../lib/pgsql"];

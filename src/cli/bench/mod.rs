@@ -4,7 +4,10 @@ use clap::{Args, Subcommand};
 
 use super::Stop;
 
+mod capture;
 mod flow;
+mod overhead;
+mod side;
 
 /// Measure on a Postgres of kck's own.
 #[derive(Debug, Args)]
@@ -18,12 +21,20 @@ enum What {
     /// From a commit to the fresh answer, beside the time of the bare query.
     #[command(after_help = "Example: kck bench flow --commits 1000 --store memory")]
     Flow(flow::Flow),
+    /// Capture and match a backlog, beside pg_recvlogical on the same log.
+    #[command(after_help = "Example: kck bench capture --postgres 14")]
+    Capture(capture::Capture),
+    /// pgbench's rate on the source with nobody attached, with pg_recvlogical, and with kck.
+    #[command(after_help = "Example: kck bench overhead --seconds 30")]
+    Overhead(overhead::Overhead),
 }
 
 impl Bench {
     pub(super) async fn run(self) -> Result<(), Stop> {
         match self.what {
             What::Flow(flow) => flow.run().await,
+            What::Capture(capture) => Box::pin(capture.run()).await,
+            What::Overhead(overhead) => Box::pin(overhead.run()).await,
         }
     }
 }

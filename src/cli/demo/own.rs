@@ -141,7 +141,7 @@ async fn make_database(postgres: &Postgres, setup: &Setup<'_>) -> Result<String,
 }
 
 /// Returns when every product is kept and matched: just after the start each is answered uncached (R1).
-async fn followed(context: &Context) -> Result<(), Stop> {
+pub(in crate::cli) async fn followed(context: &Context) -> Result<(), Stop> {
     let catalog = Arc::clone(&context.catalog.borrow());
     if let Some(Slot::Broken { faults, .. }) =
         catalog.products.values().find(|slot| matches!(slot, Slot::Broken { .. }))
@@ -163,12 +163,17 @@ fn config(url: &str, folder: &Path, setup: &Setup<'_>) -> Result<Config, Stop> {
         "source = {{ url = '{url}' }}\nstore = {{ kind = '{}' }}\nhttp = {{ listen = '{}' }}\n",
         setup.store, setup.listen
     );
-    // What the environment says is meant for another kck.
-    Config::parse(&text, &folder.join("kck.toml"), folder, &[])
+    parsed(&text, folder)
+}
+
+/// Settings of a kck of one's own: what the environment says is meant for another.
+pub(in crate::cli) fn parsed(text: &str, folder: &Path) -> Result<Config, Stop> {
+    Config::parse(text, &folder.join("kck.toml"), folder, &[])
         .map_err(|bad| Stop::cannot(bad.to_string()))
 }
 
-async fn client(url: &str, role: &str) -> Result<Client, Stop> {
+/// A connection as a user's own.
+pub(in crate::cli) async fn client(url: &str, role: &str) -> Result<Client, Stop> {
     let address = Address::parse(url, |_| None).map_err(|error| Stop::cannot(error.to_string()))?;
     Ok(connect::connect(&address, role, &[]).await.map_err(Failure::from)?)
 }
@@ -192,10 +197,10 @@ fn password() -> io::Result<String> {
 }
 
 /// A folder that only its owner may enter; it goes when dropped.
-struct Folder(PathBuf);
+pub(in crate::cli) struct Folder(PathBuf);
 
 impl Folder {
-    fn create(name: &str) -> Result<Self, Stop> {
+    pub(in crate::cli) fn create(name: &str) -> Result<Self, Stop> {
         // The id of a process that was killed comes back one day, and its folder may still be there.
         for attempt in 0_u32.. {
             let path =
@@ -209,6 +214,10 @@ impl Folder {
             }
         }
         Err(Stop::cannot("create a temporary folder: every name is taken"))
+    }
+
+    pub(in crate::cli) fn path(&self) -> &Path {
+        &self.0
     }
 
     fn write_products(&self, products: &[(&str, &str)]) -> Result<(), Stop> {
