@@ -38,6 +38,10 @@ use crate::{
 const BARRIER_EVERY: Duration = Duration::from_millis(250);
 /// With somebody waiting for the certificate, at most this often.
 const HASTENED_EVERY: Duration = Duration::from_millis(50);
+/// So many transactions released at once are a backlog …
+const BACKLOG: u64 = 32;
+/// … in which a barrier comes at most this often while nobody waits: each takes the source's time and kck's.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 /// While a commit is delivered and not visible, the next barrier comes after this, doubling …
 const INVISIBLE_FIRST: Duration = Duration::from_micros(200);
 /// … up to this.
@@ -266,6 +270,8 @@ pub struct Step {
     standby: Option<(bool, Instant)>,
     /// A reader came since the last barrier.
     hastened: bool,
+    /// The last barrier released a backlog.
+    behind: bool,
     recorded: Lsn,
     recorded_at: Instant,
     nudged_at: Instant,
@@ -291,6 +297,7 @@ impl Step {
             invisible: None,
             standby: None,
             hastened: false,
+            behind: false,
             recorded,
             recorded_at: now,
             nudged_at: now,
@@ -318,21 +325,30 @@ impl Step {
         if let Some((_, pause)) = self.invisible {
             return since(pause).await;
         }
+        if self.behind && !self.hastened {
+            tokio::select! {
+                () = since(BACKLOG_PAUSE) => {}
+                _ = self.wanted.changed() => self.hasten(),
+            }
+        }
         while inbox.pending().is_empty() {
             let soon = if self.hastened { HASTENED_EVERY } else { BARRIER_EVERY };
             tokio::select! {
                 () = inbox.arrived.notified() => return,
                 () = inbox.idled.notified() => self.reach(inbox),
                 // The sender lives as long as the handle beside it.
-                _ = self.wanted.changed() => {
-                    if !self.hastened {
-                        self.parts.control.hasten();
-                    }
-                    self.hastened = true;
-                }
+                _ = self.wanted.changed() => self.hasten(),
                 () = since(soon) => return,
             }
         }
+    }
+
+    /// A reader waits: the source is asked how far it is, once for all who wait.
+    fn hasten(&mut self) {
+        if !self.hastened {
+            self.parts.control.hasten();
+        }
+        self.hastened = true;
     }
 
     /// R1: what is visible and where the log is. `None` while the source is away.
@@ -392,6 +408,9 @@ impl Step {
 
     /// R3: marks are durable before V passes them, however long the store takes.
     pub async fn write(&self, marks: &Marks) {
+        if marks.keys.is_empty() && marks.products.is_empty() {
+            return;
+        }
         let stamp = |(product, at): &(String, Position)| state::mark(product, *at);
         let cells: Vec<_> = marks.products.iter().map(stamp).collect();
         let cells = &cells;
@@ -421,6 +440,7 @@ impl Step {
         let waits = !inbox.pending().is_empty();
         if group.transactions > 0 {
             inbox.firm().marked(group.end);
+            self.behind = group.transactions >= BACKLOG;
         }
         let insert = barrier.insert.floor_to_record_end(self.parts.segment_bytes);
         self.settle.barrier(Certificate { lsn: insert, time: barrier.time, sent: barrier.sent });

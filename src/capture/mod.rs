@@ -17,6 +17,7 @@ pub mod connection;
 mod cursor;
 pub mod guard;
 mod open;
+mod pace;
 pub mod pgoutput;
 mod pulse;
 pub mod script;

@@ -24,6 +24,7 @@ use super::{
     assemble::Assembly,
     connection::{Connection, Fault, Message, Status},
     open::{Opening, judge_notice, judge_running, open},
+    pace::{Pace, REST},
     pulse::{Backoff, Pulse, Reply},
 };
 use crate::{
@@ -248,6 +249,8 @@ impl Follower {
         let wishes = Arc::clone(&self.wishes);
         let mut assembly = Assembly::new(at);
         let mut pulse = Pulse::new(server_timeout, Instant::now());
+        let mut pace = Pace::new(Instant::now());
+        let mut resting: Option<Instant> = None;
         loop {
             if wishes.reopen.swap(false, Ordering::AcqRel) {
                 // A server that takes long to leave is no reason to wait: the slot is tried until it is free.
@@ -270,17 +273,20 @@ impl Follower {
                 pulse.heard(Instant::now());
             }
             tokio::select! {
-                message = connection.message(), if room => {
+                message = connection.message(), if room && resting.is_none() => {
                     let message = message.map_err(|fault| self.judge(fault))?;
                     self.take(message, &mut assembly, &mut pulse)?;
-                    self.take_received(&mut connection, &mut assembly, &mut pulse)?;
-                    pulse.heard(Instant::now());
+                    let more = self.take_received(&mut connection, &mut assembly, &mut pulse)?;
+                    let now = Instant::now();
+                    pulse.heard(now);
+                    resting = pace.came(now, more.saturating_add(1)).then(|| now + REST);
                 }
                 permit = batches.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => permit.send(Ok(self.outbox.take())),
                     Err(closed) => return Err(lost("give events to the consumer", closed)),
                 },
                 () = wishes.changed.notified() => {}
+                () = sleep_until(resting.unwrap_or_else(Instant::now)), if resting.is_some() => resting = None,
                 () = sleep_until(pulse.deadline(self.acknowledged())) => {}
             }
             if pulse.is_dead(Instant::now()) {
@@ -314,20 +320,22 @@ impl Follower {
         }
     }
 
-    /// What has been received with the message just taken, as far as there is room.
+    /// What has been received with the message just taken, as far as there is room; gives how many messages.
     fn take_received(
         &mut self,
         connection: &mut Connection,
         assembly: &mut Assembly,
         pulse: &mut Pulse,
-    ) -> Result<(), Error> {
+    ) -> Result<u32, Error> {
+        let mut messages = 0;
         while self.outbox.has_room() {
             match connection.received_message().map_err(|fault| self.judge(fault))? {
                 Some(message) => self.take(message, assembly, pulse)?,
                 None => break,
             }
+            messages += 1;
         }
-        Ok(())
+        Ok(messages)
     }
 
     fn take(

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 
 use super::side::Side;
@@ -11,13 +11,29 @@ use crate::{
     cli::{Stop, demo::latency, say, told_to_stop},
 };
 
-/// Name, and what it writes.
-const WORKLOADS: &[(&str, &str)] = &[
-    ("one-row commits", "one"),
-    ("one big commit", "bulk"),
-    ("TPC-B of pgbench", "tpcb"),
-    ("ten-row commits", "multi"),
-];
+/// What is written before it is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Backlog {
+    /// Commits of one row.
+    One,
+    /// One commit of very many.
+    Bulk,
+    /// What pgbench writes by itself.
+    Tpcb,
+    /// Commits of ten rows.
+    Multi,
+}
+
+impl Backlog {
+    fn title(self) -> &'static str {
+        match self {
+            Self::One => "one-row commits",
+            Self::Bulk => "one big commit",
+            Self::Tpcb => "TPC-B of pgbench",
+            Self::Multi => "ten-row commits",
+        }
+    }
+}
 
 /// Capture and match a backlog, beside pg_recvlogical on the same log.
 #[derive(Debug, Args)]
@@ -28,6 +44,9 @@ pub(super) struct Capture {
     /// Commits of one row; the other workloads are sized alike.
     #[arg(long, value_name = "N", default_value = "200000")]
     commits: NonZeroU32,
+    /// This backlog alone.
+    #[arg(long, value_enum)]
+    backlog: Option<Backlog>,
     /// How often each backlog is drained by each side, in turns.
     #[arg(long, value_name = "N", default_value = "3")]
     runs: NonZeroU32,
@@ -54,8 +73,9 @@ impl Capture {
             "{:<20}{:>10}{:>12}{:>16}{:>12}{:>10}",
             "backlog", "WAL", "changes", "pg_recvlogical", "kck", "ratio"
         ));
-        for (title, workload) in WORKLOADS {
-            self.workload(side, title, workload).await?;
+        let wanted = |backlog: &&Backlog| self.backlog.is_none_or(|only| only == **backlog);
+        for backlog in Backlog::value_variants().iter().filter(wanted) {
+            self.drain(side, *backlog).await?;
         }
         say(
             "\nratio: pg_recvlogical's time ÷ kck's; kck's ends when marks are durable and V has passed the backlog",
@@ -64,13 +84,13 @@ impl Capture {
     }
 
     /// Loads a backlog in front of as many slots as there are runs, and drains each with both sides.
-    async fn workload(&self, side: &Side, title: &str, workload: &str) -> Result<(), Stop> {
+    async fn drain(&self, side: &Side, backlog: Backlog) -> Result<(), Stop> {
         let mut kcks = Vec::new();
         for run in 0..self.runs.get() {
-            kcks.push(side.kck(&format!("kck_{workload}_{run}")).await?);
+            kcks.push(side.kck(&format!("kck_{backlog:?}_{run}").to_lowercase()).await?);
         }
         let begin = side.position().await?;
-        let changes = self.load(side, workload).await?;
+        let changes = self.load(side, backlog).await?;
         let end = side.position().await?;
         // A commit behind the end, so that nobody waits for a keepalive.
         side.run("insert into marker default values").await?;
@@ -84,7 +104,8 @@ impl Capture {
         let best = |times: &[Duration]| times.iter().min().copied().unwrap_or_default();
         let (theirs, ours) = (best(&theirs), best(&ours));
         say(&format!(
-            "{title:<20}{:>10}{changes:>12}{:>16}{:>12}{:>10.2}",
+            "{:<20}{:>10}{changes:>12}{:>16}{:>12}{:>10.2}",
+            backlog.title(),
             format!("{} MB", (end.0 - begin.0) >> 20),
             latency::shown(theirs),
             latency::shown(ours),
@@ -94,7 +115,7 @@ impl Capture {
     }
 
     /// Writes a backlog; gives how many changes the stream will have.
-    async fn load(&self, side: &Side, workload: &str) -> Result<u64, Stop> {
+    async fn load(&self, side: &Side, backlog: Backlog) -> Result<u64, Stop> {
         const CLIENTS: u32 = 4;
         let commits = self.commits.get();
         let each = (commits / CLIENTS).max(1);
@@ -109,22 +130,22 @@ impl Capture {
             }
             side.pgbench(&arguments).await
         };
-        match workload {
-            "one" => {
+        match backlog {
+            Backlog::One => {
                 pgbench("one", Some(include_str!("../../../sql/bench/one.sql")), each).await?;
                 Ok(u64::from(each * CLIENTS))
             }
-            "multi" => {
+            Backlog::Multi => {
                 let each = (each / 10).max(1);
                 pgbench("multi", Some(include_str!("../../../sql/bench/multi.sql")), each).await?;
                 Ok(u64::from(each * CLIENTS) * 10)
             }
-            "tpcb" => {
+            Backlog::Tpcb => {
                 let each = (each / 3).max(1);
                 pgbench("tpcb", None, each).await?;
                 Ok(u64::from(each * CLIENTS) * 3)
             }
-            _ => {
+            Backlog::Bulk => {
                 let rows = u64::from(commits) * 5;
                 let sql = include_str!("../../../sql/bench/bulk.sql");
                 side.run(&sql.replace("1000000", &rows.to_string())).await?;
