@@ -1,28 +1,19 @@
 //! The steps of the pipeline: barrier → released → durable → V → acknowledged. [`crate::pipeline`] has their order.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    capture::{Control, acknowledge::Positions},
-    change::{Lsn, Position, Snapshot, Transaction, Xid},
-    depend::{
-        firm::Firm,
-        lookup::Asked,
-        pending::{Group, Pending},
-        settle::Settle,
-    },
-    entry::Stamp,
-    key::Key,
+    capture::Control,
+    change::{Lsn, Position},
+    depend::{lookup::Asked, pending::Group, settle::Settle},
+    inbox::Inbox,
     observe::{Counter, Event, Observer},
     postgres::{
         Housekeeping,
@@ -31,6 +22,7 @@ use crate::{
     },
     progress::{Certificate, Progress},
     recompute::{self, Marks},
+    stage::Stage,
     store::{Store, state},
 };
 
@@ -58,181 +50,9 @@ const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
 const NUDGE_AFTER: Duration = Duration::from_millis(20);
 /// … at most this often.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
-/// Transactions that may wait for their release, and keys that they may touch; past it the log waits in the source.
-const PENDING_MOST: usize = 50_000;
-const HELD_MOST: usize = 1_000_000;
-/// Distinct keys of one transaction; past it its products count as touched whole (R1).
-const KEYS_MOST: usize = 100_000;
 /// Between tries of a store or a source that is away.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
-
-/// Where the two halves of the pipeline meet.
-pub struct Inbox {
-    /// Locked for one event or one release at a time.
-    pending: Mutex<Pending>,
-    /// Openings of the connection; counted with `firm` and `pending` locked.
-    openings: AtomicU64,
-    /// Locked before `pending`, so that a lookup belongs to one connection.
-    firm: Mutex<Firm>,
-    /// What may be acknowledged; locked after `pending` where both are.
-    positions: Mutex<Positions>,
-    arrived: Notify,
-    idled: Notify,
-    taken: Notify,
-    /// Entries that are not firm, to be deleted durably before more is recorded (R10).
-    doubts: Mutex<Vec<(Key, Stamp)>>,
-    /// The process that sends to us, at the source.
-    walsender: Mutex<Option<i32>>,
-}
-
-impl Inbox {
-    /// Goes on from the recorded position; `early` are transactions acknowledged and not seen visible.
-    #[must_use]
-    pub fn new(resume: Lsn, early: &[(Xid, Lsn)], doubts: Vec<(Key, Stamp)>) -> Self {
-        Self {
-            pending: Mutex::new(Pending::new(resume, early, KEYS_MOST)),
-            openings: AtomicU64::new(0),
-            firm: Mutex::default(),
-            positions: Mutex::new(Positions::new(resume)),
-            arrived: Notify::new(),
-            idled: Notify::new(),
-            taken: Notify::new(),
-            doubts: Mutex::new(doubts),
-            walsender: Mutex::new(None),
-        }
-    }
-
-    /// What has arrived, for one decision.
-    pub fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn positions(&self) -> MutexGuard<'_, Positions> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns when there is room for another transaction.
-    pub async fn room(&self) {
-        loop {
-            let (waiting, held) = {
-                let pending = self.pending();
-                (pending.len(), pending.held())
-            };
-            if waiting < PENDING_MOST && held < HELD_MOST {
-                return;
-            }
-            self.taken.notified().await;
-        }
-    }
-
-    /// The connection was lost, and these entries are not firm.
-    pub fn doubt(&self, doubts: Vec<(Key, Stamp)>) {
-        self.doubts().extend(doubts);
-    }
-
-    /// Entries that are not firm and not deleted yet, for whoever goes on.
-    #[must_use]
-    pub fn undecided(&self) -> Vec<(Key, Stamp)> {
-        self.doubts().clone()
-    }
-
-    fn doubts(&self) -> MutexGuard<'_, Vec<(Key, Stamp)>> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn firm(&self) -> MutexGuard<'_, Firm> {
-        self.firm.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The connection was lost after delivering `received`: products whose lookups are not firm count as touched whole
-    /// (R10). They are marked durably before more is recorded.
-    #[must_use]
-    pub fn lost(&self, received: Lsn) -> BTreeMap<String, Lsn> {
-        self.firm().lost(received)
-    }
-
-    /// The connection was opened at `at`, to this process at the source. What was looked up and is not firm comes back,
-    /// to be marked at once.
-    #[must_use]
-    pub fn opened(&self, at: Lsn, pid: i32) -> BTreeMap<String, Lsn> {
-        let owed = {
-            let mut firm = self.firm();
-            let mut pending = self.pending();
-            let owed = firm.lost(pending.received());
-            pending.opened(at);
-            self.openings.fetch_add(1, Ordering::Relaxed);
-            owed
-        };
-        self.positions().opened();
-        *self.walsender.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
-        owed
-    }
-
-    /// A transaction is complete.
-    pub fn commit(&self, transaction: &Transaction) {
-        {
-            // Both at once: what is pending and early must be found covered.
-            let mut pending = self.pending();
-            let known = pending.commit(transaction);
-            let mut positions = self.positions();
-            positions.received(transaction.end);
-            if known {
-                positions.covered(transaction.end);
-            }
-        }
-        self.arrived.notify_one();
-    }
-
-    /// Everything up to here was delivered.
-    pub fn idle(&self, position: Lsn) {
-        self.pending().idle(position);
-        self.positions().idle(position);
-        self.idled.notify_one();
-    }
-
-    /// How often the connection was opened, to be read before a barrier is sent.
-    #[must_use]
-    pub fn openings(&self) -> u64 {
-        self.openings.load(Ordering::Relaxed)
-    }
-
-    /// Takes what this snapshot releases. `None` where the connection was opened anew since `openings` was read: after a
-    /// crash of the source an id that the snapshot saw may be another transaction's.
-    #[must_use]
-    pub fn release(&self, snapshot: &Snapshot, openings: u64) -> Option<Group> {
-        let mut pending = self.pending();
-        let group = (self.openings() == openings).then(|| pending.release(snapshot))?;
-        self.taken.notify_one();
-        Some(group)
-    }
-
-    /// A product was looked up for the group that ends here. False where the connection was opened anew meanwhile: nobody
-    /// knows which history was seen.
-    fn looked_up(&self, openings: u64, end: Lsn, saw: Lsn, product: &str) -> bool {
-        let mut firm = self.firm();
-        let same = self.openings() == openings;
-        if same {
-            firm.looked_up(end, saw, product);
-        }
-        same
-    }
-
-    /// The position up to which everything is matched, marked durably, and firm.
-    fn recordable(&self) -> Lsn {
-        let received = self.pending().received();
-        let firm = self.firm().reached(received);
-        let mut positions = self.positions();
-        if let Some(end) = firm {
-            positions.durable(end);
-        }
-        positions.position()
-    }
-
-    fn walsender(&self) -> Option<i32> {
-        *self.walsender.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What a [`Step`] stands on.
 pub struct Parts {
@@ -353,12 +173,14 @@ impl Step {
 
     /// R1: what is visible and where the log is. `None` while the source is away.
     pub async fn barrier(&mut self) -> Option<Barrier> {
+        let asked = Instant::now();
         let taken = self.parts.source.barrier().await;
         self.barrier_at = Some(Instant::now());
         self.hastened = false;
         match taken {
             Ok(barrier) => {
                 self.parts.observer.count(Counter::Barriers, 1);
+                self.parts.observer.took(Stage::Barrier, asked.elapsed());
                 self.parts.observer.part("source", None);
                 self.retry = RETRY_FIRST;
                 Some(barrier)
@@ -382,7 +204,9 @@ impl Step {
         let questions: Vec<Question<'_>> =
             asked.iter().map(|asked| (asked.lookups.sql.as_str(), asked.arguments())).collect();
         let openings = inbox.openings();
+        let began = Instant::now();
         let answers = self.parts.lookups.ask(&questions).await;
+        self.parts.observer.took(Stage::Lookup, began.elapsed());
         self.parts.observer.count(Counter::Lookups, questions.len() as u64);
         let mut fault = None;
         for (asked, answer) in asked.iter().zip(answers) {
@@ -406,11 +230,23 @@ impl Step {
         self.parts.observer.part("lookup", fault);
     }
 
+    /// R2: the tracked keys and the products that a released group touches.
+    #[must_use]
+    pub fn mark(&self, group: &Group) -> Marks {
+        let began = Instant::now();
+        let marks = self.parts.recompute.mark(&group.keys, &group.patterns, &group.products);
+        if group.transactions > 0 {
+            self.parts.observer.took(Stage::Match, began.elapsed());
+        }
+        marks
+    }
+
     /// R3: marks are durable before V passes them, however long the store takes.
     pub async fn write(&self, marks: &Marks) {
         if marks.keys.is_empty() && marks.products.is_empty() {
             return;
         }
+        let began = Instant::now();
         let stamp = |(product, at): &(String, Position)| state::mark(product, *at);
         let cells: Vec<_> = marks.products.iter().map(stamp).collect();
         let cells = &cells;
@@ -419,6 +255,7 @@ impl Step {
             store.save(cells).await
         })
         .await;
+        self.parts.observer.took(Stage::Mark, began.elapsed());
     }
 
     /// Repeats a write until the store has taken it. Nothing is acknowledged meanwhile.
@@ -451,9 +288,10 @@ impl Step {
             }
             _ => Some((Instant::now(), INVISIBLE_FIRST)),
         };
-        self.parts
-            .progress
-            .send_modify(|progress| progress.clock = Some((barrier.time, barrier.sent)));
+        self.parts.progress.send_modify(|progress| {
+            progress.insert = insert;
+            progress.clock = Some((barrier.time, barrier.sent));
+        });
         self.reach(inbox);
         if group.transactions > 0 {
             self.parts.observer.note(Event::Marked {
@@ -591,24 +429,5 @@ impl Step {
         self.recorded_at = Instant::now();
         self.parts.control.acknowledge(position);
         self.parts.progress.send_modify(|progress| progress.acknowledged = position);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::change::SourceTime;
-
-    #[test]
-    fn a_barrier_of_before_the_connection_was_lost_releases_nothing() {
-        let inbox = Inbox::new(Lsn(10), &[], Vec::new());
-        assert!(inbox.opened(Lsn(10), 1).is_empty());
-        let openings = inbox.openings();
-        let snapshot = Snapshot { xmin: 101, xmax: 101, in_progress: Vec::new() };
-        assert!(inbox.opened(Lsn(10), 2).is_empty());
-        inbox.commit(&Transaction { xid: Xid(100), end: Lsn(20), time: SourceTime(0) });
-        assert_eq!(inbox.release(&snapshot, openings), None);
-        let group = inbox.release(&snapshot, inbox.openings());
-        assert_eq!(group.map(|group| group.end), Some(Lsn(20)));
     }
 }

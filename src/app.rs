@@ -6,7 +6,6 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    advance::Inbox,
     change::Lsn,
     config::{Config, StoreKind},
     definitions::Definitions,
@@ -14,6 +13,7 @@ use crate::{
     entry::Stamp,
     follow::{self, First},
     health,
+    inbox::Inbox,
     key::Key,
     load,
     observe::{Event, Observer},

@@ -10,7 +10,8 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    advance::{self, Inbox, Step},
+    advance::{self, Step},
+    canary::Canary,
     capture::{
         self, Stream,
         guard::{self, Verdict},
@@ -18,6 +19,7 @@ use crate::{
     },
     change::Lsn,
     entry::Stamp,
+    inbox::Inbox,
     join::{self, Joining},
     key::Key,
     observe::Event,
@@ -137,19 +139,8 @@ async fn once(
     let control = stream.control();
 
     let segment_bytes = u64::try_from(resumed.facts.wal_segment_size).unwrap_or(0);
-    let step = advance::Parts {
-        source: Housekeeping::new(Arc::clone(&parts.source)),
-        lookups: Lookups::new(Arc::clone(&parts.source)),
-        steps: parts.index.borrow().steps(),
-        control: Arc::clone(&control),
-        recompute: parts.recompute.clone(),
-        store: Arc::clone(&parts.store),
-        progress: parts.progress.clone(),
-        observer: parts.observer.clone(),
-        resume: resumed.position.lsn,
-        segment_bytes,
-    };
-    let step = Step::new(step, inbox);
+    let source = || Housekeeping::new(Arc::clone(&parts.source));
+    let step = Step::new(step(parts, resumed, Arc::clone(&control)), inbox);
     let pipeline = Pipeline {
         index: parts.index.subscribe(),
         inbox: Arc::clone(inbox),
@@ -158,7 +149,7 @@ async fn once(
         observer: parts.observer.clone(),
     };
     let joining = Joining {
-        source: Housekeeping::new(Arc::clone(&parts.source)),
+        source: source(),
         control,
         roster: Arc::clone(&parts.roster),
         recompute: parts.recompute.clone(),
@@ -168,12 +159,23 @@ async fn once(
         observer: parts.observer.clone(),
     };
     let guard = guard::watch(
-        Housekeeping::new(Arc::clone(&parts.source)),
+        source(),
         &parts.names.slot,
         parts.config.wal_limit_bytes,
-        |slot| parts.weigh(slot),
+        |slot, left| parts.weigh(slot, left),
         &parts.observer,
     );
+    let canary = Canary {
+        source: source(),
+        inbox: Arc::clone(inbox),
+        recompute: parts.recompute.clone(),
+        progress: parts.progress.subscribe(),
+        observer: parts.observer.clone(),
+    };
+    let sings = async {
+        canary.run().await;
+        std::future::pending().await
+    };
     let joined = async {
         join::run(joining).await;
         std::future::pending().await
@@ -186,6 +188,23 @@ async fn once(
         },
         verdict = guard => Ended::Guard(verdict),
         never = joined => never,
+        never = sings => never,
+    }
+}
+
+/// What the pipeline's second half stands on.
+fn step(parts: &Parts, resumed: &Resumed, control: Arc<dyn capture::Control>) -> advance::Parts {
+    advance::Parts {
+        source: Housekeeping::new(Arc::clone(&parts.source)),
+        lookups: Lookups::new(Arc::clone(&parts.source)),
+        steps: parts.index.borrow().steps(),
+        control,
+        recompute: parts.recompute.clone(),
+        store: Arc::clone(&parts.store),
+        progress: parts.progress.clone(),
+        observer: parts.observer.clone(),
+        resume: resumed.position.lsn,
+        segment_bytes: u64::try_from(resumed.facts.wal_segment_size).unwrap_or(0),
     }
 }
 

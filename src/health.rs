@@ -32,6 +32,11 @@ const PARTS: &[(&str, &str, &str)] = &[
         "check the role's right to read the catalogue; certificates wait for it",
     ),
     ("product", "KCK302", "GET /products says why; the others are answered as ever"),
+    (
+        "canary",
+        "KCK105",
+        "certificates stand still: see the other reasons, and the log of the source; kck opens the stream anew by itself when the server is silent",
+    ),
     ("store", "KCK501", "check the store; nothing is acknowledged until marks are durable again"),
 ];
 

@@ -28,6 +28,7 @@ pub mod key;
 pub mod pattern;
 pub mod progress;
 pub mod quote;
+pub mod stage;
 
 // The stages, in the order that data flows.
 pub mod capture;
@@ -40,11 +41,13 @@ pub mod store;
 // What ties them together.
 pub mod advance;
 pub mod app;
+mod canary;
 pub mod cli;
 pub mod config;
 pub mod definitions;
 pub mod follow;
 pub mod health;
+pub mod inbox;
 pub mod join;
 pub mod load;
 pub mod local;

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     change::{Epoch, Lsn},
     key::Key,
+    stage::{Stage, Stages},
 };
 
 /// How many events a slow subscriber may lag behind before it loses some.
@@ -274,6 +275,7 @@ struct Inner {
     refreshes: Mutex<BTreeMap<String, Refreshes>>,
     /// What is down now, and why; locked to say each change once.
     down: Mutex<BTreeMap<&'static str, String>>,
+    stages: Stages,
 }
 
 impl Default for Observer {
@@ -287,6 +289,7 @@ impl Default for Observer {
                 halt: watch::Sender::new(None),
                 refreshes: Mutex::default(),
                 down: Mutex::default(),
+                stages: Stages::default(),
             }),
         }
     }
@@ -319,6 +322,17 @@ impl Observer {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.inner.events.subscribe()
+    }
+
+    /// A stage took so long.
+    pub fn took(&self, stage: Stage, time: Duration) {
+        self.inner.stages.took(stage, time);
+    }
+
+    /// How long each stage took.
+    #[must_use]
+    pub fn stages(&self) -> &Stages {
+        &self.inner.stages
     }
 
     /// Adds to a counter.
@@ -380,7 +394,7 @@ impl Observer {
             let value = cell.load(Ordering::Relaxed);
             text.push_str(&format!("# HELP {name}{help}\n# TYPE {name} counter\n{name} {value}\n"));
         }
-        text
+        text + &self.inner.stages.metrics()
     }
 
     fn count_event(&self, event: &Event) {
@@ -398,7 +412,8 @@ impl Observer {
                     self.count_refresh(key.product(), *changed);
                 }
             }
-            Event::Computed { keys, .. } => {
+            Event::Computed { keys, took } => {
+                self.took(Stage::Recompute, *took);
                 self.count(Counter::Batches, 1);
                 self.count(Counter::Computed, *keys);
             }

@@ -1,6 +1,6 @@
 //! What all of kck holds on to while it runs, and why it cannot go on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -87,12 +87,14 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// The slot as it was just seen, for whoever shows it.
-    pub(crate) fn weigh(&self, slot: &postgres::slot::Slot) {
+    pub(crate) fn weigh(&self, slot: &postgres::slot::Slot, left: Option<Duration>) {
         self.health.send_modify(|health| {
             let seen = SlotHealth {
                 name: self.names.slot.clone(),
                 retained_bytes: slot.retained_bytes,
                 wal_status: slot.wal_status.clone(),
+                safe_wal_bytes: slot.safe_wal_size.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+                left,
             };
             *health = Arc::new(Health { slot: seen, ..(**health).clone() });
         });

@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    advance::{Inbox, Step},
+    advance::Step,
     capture::{self, Event as Delivered, Stream},
     depend::{Index, Matcher},
+    inbox::Inbox,
     observe::{Counter, Observer, Point},
     progress::Progress,
     recompute,
@@ -102,7 +103,7 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
         let reach = async |point| observer.reach_if(any, point).await;
         reach(Point::Match).await;
         step.look_up(inbox, &mut group).await; //                      R2: what rows of other tables say, only now
-        let marks = recompute.mark(&group.keys, &group.patterns, &group.products);
+        let marks = step.mark(&group); //                              direct, and what was looked up
         reach(Point::Mark).await;
         step.write(&marks).await; //                                   R3: durable, however long the store takes
         reach(Point::Acknowledge).await;

@@ -22,6 +22,8 @@ pub struct Progress {
     pub epoch: Epoch,
     /// The source's `wal_segment_size`.
     pub segment_bytes: u64,
+    /// Where the source's log stood at the newest barrier.
+    pub insert: Lsn,
     /// The newest position the stream has delivered.
     pub received: Lsn,
     /// V: every commit up to here is matched, durably marked and visible.
@@ -65,6 +67,12 @@ impl Progress {
         let (time, sent) = self.clock?;
         let elapsed = now.saturating_duration_since(sent).as_micros();
         Some(SourceTime(time.0.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX))))
+    }
+
+    /// How much of the log has been written and is not matched.
+    #[must_use]
+    pub fn lag_bytes(&self) -> u64 {
+        self.insert.0.saturating_sub(self.visible.0)
     }
 
     /// How old the certificate is at `now`.

@@ -15,6 +15,7 @@ const VOCABULARY: &[&str] = &[
     "pattern",
     "progress",
     "quote",
+    "stage",
 ];
 
 /// Module → what it may name beside the vocabulary. A new module is added here first.
@@ -27,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pattern", &[]),
     ("progress", &[]),
     ("quote", &[]),
+    ("stage", &[]),
     ("observe", &[]),
     ("config", &[]),
     // A Postgres and a Cassandra of one's own: knows nothing of kck.
@@ -40,8 +42,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("recompute", &["postgres", "product", "store"]),
     ("serve", &["postgres", "product", "recompute", "store"]),
     // What ties them together, from the inside out.
-    ("advance", &["capture", "depend", "postgres", "recompute", "store"]),
-    ("pipeline", &["advance", "capture", "depend", "recompute"]),
+    ("inbox", &["capture", "depend"]),
+    ("advance", &["capture", "depend", "inbox", "postgres", "recompute", "store"]),
+    ("pipeline", &["advance", "inbox", "capture", "depend", "recompute"]),
     ("join", &["capture", "postgres", "recompute", "roster", "store"]),
     ("definitions", &["postgres", "product", "recompute", "roster", "store"]),
     ("load", &["depend", "postgres", "product", "store"]),
@@ -62,12 +65,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("follow", &["advance", "capture", "join", "parts", "pipeline", "postgres", "resume", "store"]),
+    ("canary", &["inbox", "postgres", "recompute"]),
+    (
+        "follow",
+        &[
+            "advance", "canary", "capture", "inbox", "join", "parts", "pipeline", "postgres",
+            "resume", "store",
+        ],
+    ),
     ("reload", &["depend", "load", "parts", "postgres", "product", "recompute", "roster", "store"]),
     (
         "app",
         &[
-            "advance",
+            "inbox",
             "config",
             "definitions",
             "depend",

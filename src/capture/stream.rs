@@ -31,6 +31,7 @@ use crate::{
     change::{Change, Lsn, Old},
     observe::{self, Observer},
     postgres::{address::Address, slot::History, slot::Holder},
+    stage::Stage,
 };
 
 /// How many batches may wait for the consumer.
@@ -275,10 +276,12 @@ impl Follower {
             tokio::select! {
                 message = connection.message(), if room && resting.is_none() => {
                     let message = message.map_err(|fault| self.judge(fault))?;
+                    let began = Instant::now();
                     self.take(message, &mut assembly, &mut pulse)?;
                     let more = self.take_received(&mut connection, &mut assembly, &mut pulse)?;
                     let now = Instant::now();
                     pulse.heard(now);
+                    self.observer.took(Stage::Decode, now - began);
                     resting = pace.came(now, more.saturating_add(1)).then(|| now + REST);
                 }
                 permit = batches.reserve(), if !self.outbox.is_empty() => match permit {

@@ -46,11 +46,6 @@ pub async fn take(client: &Client, statement: &Statement) -> Result<Barrier, Err
     let snapshot: String = row.try_get(0).map_err(fail)?;
     let insert: String = row.try_get(1).map_err(fail)?;
     let time: i64 = row.try_get(2).map_err(fail)?;
-    let unread = |fact: String| Error::Statement {
-        sqlstate: "XX000".to_owned(),
-        message: fact,
-        position: None,
-    };
     Ok(Barrier {
         snapshot: snapshot
             .parse()
@@ -64,9 +59,17 @@ pub async fn take(client: &Client, statement: &Statement) -> Result<Barrier, Err
 /// Makes the source flush its log up to now. The connection has `synchronous_commit = local`, so that a missing
 /// standby holds nothing up.
 ///
+/// Gives a position that the message's commit is behind.
+///
 /// # Errors
-/// What the source said.
-pub async fn nudge(client: &Client) -> Result<(), Error> {
-    let nudged = client.query_one(NUDGE, &[]).await;
-    nudged.map(drop).map_err(|error| Error::from_postgres("emit a message", error))
+/// What the source said, or an answer that is none.
+pub async fn nudge(client: &Client) -> Result<Lsn, Error> {
+    let fail = |error| Error::from_postgres("emit a message", error);
+    let row = client.query_one(NUDGE, &[]).await.map_err(fail)?;
+    let at: String = row.try_get(0).map_err(fail)?;
+    at.parse().map_err(|bad: crate::change::BadLsn| unread(bad.to_string()))
+}
+
+fn unread(fact: String) -> Error {
+    Error::Statement { sqlstate: "XX000".to_owned(), message: fact, position: None }
 }

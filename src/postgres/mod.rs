@@ -147,11 +147,11 @@ impl Housekeeping {
         self.judge(answer)
     }
 
-    /// Makes the source flush its log up to now.
+    /// Makes the source write a small commit and flush its log up to there; gives a position just before its end.
     ///
     /// # Errors
     /// What the source said.
-    pub async fn nudge(&mut self) -> Result<(), Error> {
+    pub async fn nudge(&mut self) -> Result<crate::change::Lsn, Error> {
         let open = self.open().await?;
         let answer = within(barrier::nudge(&open.client)).await;
         self.judge(answer)

@@ -15,6 +15,7 @@ use crate::{
     key::Key,
     observe::{Event, Point},
     product::{Product, Slot},
+    stage::Stage,
     store::Track,
 };
 
@@ -287,8 +288,12 @@ impl Worker {
             shared.reserve.ensure(entry.meta.stamp, entry.meta.version).await?;
             shared.store.put(key, &entry).await
         };
-        if let Err(error) = written.await {
-            tracing::warn!(%error, product = key.product(), "an answer was not kept");
+        let began = Instant::now();
+        match written.await {
+            Ok(()) => shared.observer.took(Stage::Store, began.elapsed()),
+            Err(error) => {
+                tracing::warn!(%error, product = key.product(), "an answer was not kept");
+            }
         }
     }
 }

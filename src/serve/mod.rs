@@ -106,4 +106,8 @@ pub struct SlotHealth {
     pub retained_bytes: u64,
     /// `reserved`, `extended`, `unreserved`, `lost`.
     pub wal_status: String,
+    /// How much more log the source keeps before it gives the slot up by itself; none without a limit there.
+    pub safe_wal_bytes: Option<u64>,
+    /// At the present rate of writing the slot is given up in so long, should nothing be acknowledged any more.
+    pub left: Option<Duration>,
 }

@@ -1,6 +1,7 @@
 //! How kck is → `/healthz`, `/readyz`, `/status`.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +13,7 @@ use crate::{
     product::Slot,
     progress::Progress,
     serve::{Context, Health, Reason, SlotHealth, problem::Kind},
+    stage::{Stage, Taken},
 };
 
 use super::{catalogue::FaultView, query, reply};
@@ -132,11 +134,31 @@ pub(super) fn status(context: Arc<Context>, raw_query: Option<String>) -> Respon
         settled: progress.settled.to_string(),
         acknowledged: progress.acknowledged.to_string(),
         streaming: health.streaming(),
+        lag: LagView { bytes: progress.lag_bytes(), seconds: age_seconds(&progress) },
         slot: SlotView::of(&health.slot),
+        stages: stages(&context),
         keys: KeysView { tracked: counts.tracked, queued: counts.queued, running: counts.running },
         products: ProductsView::of(&context),
         reasons: health.reasons.iter().map(ReasonView::of).collect(),
     })
+}
+
+fn age_seconds(progress: &Progress) -> Option<f64> {
+    progress.certificate_age(Instant::now()).map(|age| tenths(age.as_secs_f64()))
+}
+
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// How long each stage took so far, as far as it ran.
+fn stages(context: &Context) -> BTreeMap<&'static str, StageView> {
+    let view = |stage: Stage| {
+        let Taken { count, p50, p99 } = context.observer.stages().taken(stage)?;
+        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+        Some((stage.name(), StageView { count, p50_ms: millis(p50), p99_ms: millis(p99) }))
+    };
+    Stage::ALL.into_iter().filter_map(view).collect()
 }
 
 #[derive(Serialize)]
@@ -150,10 +172,21 @@ struct Status<N: Serialize> {
     settled: String,
     acknowledged: String,
     streaming: bool,
+    lag: LagView,
     slot: SlotView,
+    stages: BTreeMap<&'static str, StageView>,
     keys: KeysView<N>,
     products: ProductsView,
     reasons: Vec<ReasonView>,
+}
+
+/// How far V is behind the source.
+#[derive(Serialize)]
+struct LagView {
+    /// Of its log.
+    bytes: u64,
+    /// Since a certificate reached where the log was; null before the first.
+    seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -161,6 +194,16 @@ struct SlotView {
     name: String,
     retained_bytes: u64,
     wal_status: String,
+    safe_wal_bytes: Option<u64>,
+    /// Until it is given up at the present rate, should nothing be acknowledged any more.
+    hours_left: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct StageView {
+    count: u64,
+    p50_ms: f64,
+    p99_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -204,8 +247,9 @@ impl ReasonView {
 
 impl SlotView {
     fn of(slot: &SlotHealth) -> Self {
-        let SlotHealth { name, retained_bytes, wal_status } = slot.clone();
-        Self { name, retained_bytes, wal_status }
+        let SlotHealth { name, retained_bytes, wal_status, safe_wal_bytes, left } = slot.clone();
+        let hours_left = left.map(|left| tenths(left.as_secs_f64() / 3600.0));
+        Self { name, retained_bytes, wal_status, safe_wal_bytes, hours_left }
     }
 }
 

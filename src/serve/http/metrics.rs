@@ -50,6 +50,13 @@ fn gauges(context: &Context) -> String {
     gauge("kck_waiting_readers", "Readers that wait for a computation.", "", &counts.waiters);
     let retained = health.slot.retained_bytes;
     gauge("kck_slot_retained_bytes", "WAL that the source keeps for kck.", "", &retained);
+    gauge("kck_lag_bytes", "WAL that is written and not matched.", "", &progress.lag_bytes());
+    // Nobody knows how long without a rate.
+    if let Some(left) = health.slot.left {
+        let help =
+            "Until the slot is given up at the present rate, should nothing be acknowledged.";
+        gauge("kck_slot_left_seconds", help, "", &left.as_secs());
+    }
     text + &refreshes(context)
 }
 
