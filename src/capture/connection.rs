@@ -149,6 +149,20 @@ impl Connection {
         Self { transport, buffer, frame_max, private, certificate, pid, doing }
     }
 
+    /// A connection that is logged in already, for tests.
+    #[cfg(test)]
+    pub(super) fn streaming(transport: std::io::Cursor<Vec<u8>>) -> Self {
+        let mut connection = Self::new(transport, false, None);
+        connection.frame_max = FRAME_MAX;
+        connection
+    }
+
+    /// How much memory waits for frames.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Startup, login, and everything the server says until it is ready.
     async fn start(&mut self, address: &Address) -> Result<(), Fault> {
         const ACTION: &str = "start a session for replication";
@@ -326,7 +340,8 @@ impl Connection {
         }
         let missing = (length + 1).saturating_sub(self.buffer.len());
         if missing > 0 {
-            self.buffer.reserve(missing);
+            // A length alone is not believed: room grows with what comes.
+            self.buffer.reserve(missing.min(self.buffer.len().max(CHUNK)));
             return Ok(None);
         }
         let mut frame = self.buffer.split_to(length + 1);

@@ -15,6 +15,8 @@ mod assemble;
 mod authenticate;
 pub mod connection;
 mod cursor;
+#[cfg(test)]
+mod fuzz;
 pub mod guard;
 mod open;
 mod pace;

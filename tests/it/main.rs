@@ -6,6 +6,7 @@
 
 mod after_restart;
 mod bad_input;
+mod canary;
 mod canonical;
 mod capture;
 mod crash;
