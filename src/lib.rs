@@ -43,6 +43,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod definitions;
+pub mod doctor;
 pub mod follow;
 pub mod health;
 pub mod join;

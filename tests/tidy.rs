@@ -48,6 +48,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("roster", &["depend", "load", "postgres", "product", "store"]),
     ("resume", &["postgres", "store"]),
     ("health", &["product", "serve"]),
+    // Judges plain values of many parts, and asks none.
+    ("doctor", &["capture", "config", "postgres", "store"]),
     (
         "parts",
         &[
@@ -71,6 +73,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "definitions",
             "depend",
+            "doctor",
             "follow",
             "health",
             "load",
@@ -85,7 +88,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("cli", &["app", "config", "depend", "load", "local", "parts", "postgres", "product", "serve"]),
+    (
+        "cli",
+        &[
+            "app", "capture", "config", "depend", "doctor", "load", "local", "parts", "postgres",
+            "product", "serve",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 

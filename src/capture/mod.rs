@@ -18,6 +18,7 @@ mod cursor;
 pub mod guard;
 mod open;
 pub mod pgoutput;
+pub mod probe;
 mod pulse;
 pub mod script;
 pub mod stream;
