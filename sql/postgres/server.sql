@@ -1,5 +1,5 @@
--- What the server and kck's role in it are like, as one JSON document; $1 is the slot's name. Rows of other roles'
--- sessions that this role may not see count as nothing.
+-- What the server and kck's role in it are like, as one JSON document; $1 is the slot's name, $2 the publication's.
+-- Rows of other roles' sessions that this role may not see count as nothing.
 select jsonb_build_object(
     'version', current_setting('server_version'),
     'address', host(inet_server_addr()),
@@ -25,9 +25,12 @@ select jsonb_build_object(
             'creates_databases', r.rolcreatedb,
             'creates_roles', r.rolcreaterole,
             'may_publish', has_database_privilege(current_database(), 'CREATE'),
-            'may_describe', has_database_privilege(current_database(), 'TEMP')
+            'may_describe', has_database_privilege(current_database(), 'TEMP'),
+            'owns_publication', (select pg_has_role(p.pubowner, 'USAGE') from pg_publication p where p.pubname = $2)
         ) from pg_roles r where r.rolname = current_user
     ),
+    -- The name that a role for kck would get.
+    'knows_kck', exists (select from pg_roles r where r.rolname = 'kck'),
     -- What only some hosts have.
     'roles', (
         select coalesce(jsonb_agg(r.rolname order by r.rolname), '[]') from pg_roles r

@@ -158,3 +158,245 @@ fn is_local(address: &Address) -> bool {
 fn is_open(listen: SocketAddr) -> bool {
     !listen.ip().is_loopback()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        change::{Lsn, TableId},
+        postgres::{
+            publication::Publication,
+            server::{AnySlot, Long, Rights, Role, Server},
+            slot::{History, Holder, Slot},
+        },
+    };
+
+    fn server() -> Server {
+        let settings = [
+            ("max_replication_slots", "10"),
+            ("max_wal_senders", "10"),
+            ("max_slot_wal_keep_size", "20480"),
+            ("wal_sender_timeout", "60000"),
+            ("logical_decoding_work_mem", "65536"),
+            ("server_encoding", "UTF8"),
+        ];
+        Server {
+            version: "17.2".into(),
+            settings: settings.iter().map(|(name, to)| ((*name).into(), (*to).into())).collect(),
+            role: Role {
+                name: "kck".into(),
+                replication: true,
+                may_publish: true,
+                may_describe: true,
+                owns_publication: Some(true),
+                ..Role::default()
+            },
+            slots: vec![AnySlot { name: "kck".into(), active: true, ..AnySlot::default() }],
+            ..Server::default()
+        }
+    }
+
+    /// A source with which all is well.
+    fn source() -> Source {
+        let history = History { system_identifier: "7".into(), timeline: 1 };
+        Source {
+            direct: Answer::Server("7".into()),
+            changes_session: false,
+            facts: postgres::slot::Facts {
+                history,
+                version_num: 170_002,
+                wal_level: "logical".into(),
+                wal_segment_size: 16 << 20,
+                in_recovery: false,
+                database: "shop".into(),
+                insert_lsn: Some(Lsn(1)),
+            },
+            server: server(),
+            clock_micros: 0,
+            written: (1 << 20, Duration::from_secs(1)),
+            slot: Some(Slot {
+                ours: true,
+                holder: Some(Holder { pid: 5, name: Some("kck/capture".into()), address: None }),
+                wal_status: "reserved".into(),
+                safe_wal_size: None,
+                confirmed_flush_lsn: Some(Lsn(1)),
+                restart_lsn: Some(Lsn(1)),
+                retained_bytes: 0,
+                invalidation_reason: None,
+                failover: true,
+            }),
+            publication: Some(Publication {
+                all_actions: true,
+                via_root: true,
+                ..Publication::default()
+            }),
+            unusable: vec![],
+            unpublished: vec![],
+            identity_less: vec![],
+            rights: vec![],
+            entries: Some(vec![]),
+        }
+    }
+
+    fn judged(change: impl FnOnce(&mut Source)) -> Report {
+        let mut source = source();
+        change(&mut source);
+        let config = Config::parse("", "kck.toml".as_ref(), ".".as_ref(), &[]).unwrap();
+        let address = "postgres://kck@localhost/shop".parse().unwrap();
+        let origin = Origin {
+            system_identifier: "7".into(),
+            timeline: 1,
+            slot: "kck".into(),
+            database: "shop".into(),
+        };
+        let facts = Facts {
+            config: &config,
+            address: &address,
+            source: Ok(Box::new(source)),
+            products: Products { ready: 1, ..Products::default() },
+            store: Ok(Stored::Of(Some(origin))),
+            listening: Ok(()),
+        };
+        judge(&facts, vec![])
+    }
+
+    #[track_caller]
+    fn check(id: &str, verdict: Verdict, says: &str, change: impl FnOnce(&mut Source)) {
+        let report = judged(change);
+        let found = report.findings.iter().find(|found| found.id == id && found.verdict == verdict);
+        assert!(found.is_some_and(|found| found.to_string().contains(says)), "{report}");
+    }
+
+    fn set(name: &'static str, to: &'static str) -> impl FnOnce(&mut Source) {
+        move |source| drop(source.server.settings.insert(name.into(), to.into()))
+    }
+
+    #[test]
+    fn nothing_is_said_against_what_is_well() {
+        let report = judged(|_| ());
+        assert_eq!((report.summary.warn, report.summary.fail), (0, 0), "{report}");
+    }
+
+    #[test]
+    fn the_servers_settings_are_judged() {
+        use Verdict::{Fail, Warn};
+        check("D08", Warn, "no limit", set("max_slot_wal_keep_size", "-1"));
+        check("D08", Fail, "set max_slot_wal_keep_size =", set("max_slot_wal_keep_size", "0"));
+        check("D08", Verdict::Pass, "6 h at the 3600 MB/h", |_| ());
+        check("D09", Warn, "300 s", set("idle_replication_slot_timeout", "300"));
+        check("D10", Warn, "'60s';", set("wal_sender_timeout", "0"));
+        check("D10", Warn, "2000 ms", set("wal_sender_timeout", "2000"));
+        check("D23", Warn, "other", set("synchronous_standby_names", "other"));
+        check("D30", Warn, "alter role \"kck\" set idle_session_timeout = 0;", |source| {
+            set("idle_session_timeout", "1000")(source);
+        });
+        check("D31", Warn, "LATIN1", set("server_encoding", "LATIN1"));
+        check("D02", Fail, "needs 14", |source| source.facts.version_num = 130_000);
+        check("D28", Warn, "2000 ms", |source| source.clock_micros = 2_000_000);
+        check("D29", Warn, "256MB", |source| source.server.spilled_bytes = 2 << 30);
+    }
+
+    #[test]
+    fn a_way_that_does_not_lead_to_the_server_is_told() {
+        let refuse = |sqlstate: &str| {
+            let refused =
+                Answer::Refused { sqlstate: sqlstate.into(), message: "no such thing".into() };
+            move |source: &mut Source| source.direct = refused
+        };
+        check("D01", Verdict::Fail, "replication_url = ", refuse("08P01"));
+        check("D01", Verdict::Pass, "D04", refuse("42501"));
+        check("D01", Verdict::Fail, "28000", refuse("28000"));
+        check("D07", Verdict::Fail, "max_wal_senders", |source| {
+            source.slot = None;
+            refuse("53300")(source);
+        });
+        check("D01", Verdict::Fail, "two servers", |source| {
+            source.direct = Answer::Server("8".into());
+        });
+        check("D01", Verdict::Fail, "changes sessions", |source| source.changes_session = true);
+    }
+
+    #[test]
+    fn a_standby_is_asked_nothing_else() {
+        let report = judged(|source| source.facts.in_recovery = true);
+        assert!(report.findings.iter().any(|found| found.id == "D25" && !report.sound()));
+        assert!(!report.findings.iter().any(|found| found.id == "D11"), "{report}");
+    }
+
+    #[test]
+    fn powers_that_are_not_needed_are_told() {
+        check("D05", Verdict::Warn, "\"kck\" nocreatedb nocreaterole;", |source| {
+            (source.server.role.creates_databases, source.server.role.creates_roles) = (true, true);
+        });
+        check("D05", Verdict::Warn, "create role \"kck_reader\" login replication;", |source| {
+            source.server.role.superuser = true;
+        });
+        check("D36", Verdict::Warn, "lines 3, 9", |source| source.entries = Some(vec![3, 9]));
+    }
+
+    #[test]
+    fn what_holds_the_log_is_told() {
+        check("D21", Verdict::Warn, "select pg_terminate_backend(9);", |source| {
+            source.server.long = vec![Long { pid: 9, name: "psql".into(), minutes: 7 }];
+        });
+        check("D21", Verdict::Warn, "rollback prepared E'it''s';", |source| {
+            source.server.prepared = vec!["it's".into()];
+        });
+        check("D22", Verdict::Warn, "select pg_drop_replication_slot(E'old');", |source| {
+            source.server.slots.push(AnySlot { name: "old".into(), ..AnySlot::default() });
+        });
+        check("D22", Verdict::Warn, "6GB of log kept for it, of 10GB", |source| {
+            source.slot.as_mut().unwrap().retained_bytes = 6 << 30;
+        });
+        check("D22", Verdict::Fail, "another name", |source| {
+            source.slot.as_mut().unwrap().ours = false;
+        });
+    }
+
+    #[test]
+    fn a_slot_that_does_not_follow_a_failover_is_told() {
+        let followed = |source: &mut Source| source.server.standbys = 1;
+        check("D24", Verdict::Warn, "sync_replication_slots", followed);
+        check("D24", Verdict::Warn, "does not follow", |source| {
+            followed(source);
+            source.slot.as_mut().unwrap().failover = false;
+        });
+        check("D24", Verdict::Warn, "gone", |source| {
+            followed(source);
+            set("synchronized_standby_slots", "gone")(source);
+        });
+        check("D24", Verdict::Warn, "upgrade", |source| {
+            followed(source);
+            source.facts.version_num = 160_000;
+        });
+    }
+
+    #[test]
+    fn a_publication_is_mended_by_whoever_may() {
+        let deaf = |source: &mut Source| {
+            let publication = source.publication.as_mut().unwrap();
+            (publication.all_actions, publication.via_root) = (false, false);
+            publication.filtered = [TableId(1)].into();
+            source.unpublished = vec!["alter publication it".into()];
+            source.rights = vec![Rights {
+                table: 1,
+                name: "app.t".into(),
+                publishable: true,
+                owned: true,
+                ..Rights::default()
+            }];
+        };
+        check("D14", Verdict::Warn, "filter on app.t", deaf);
+        check("D14", Verdict::Warn, "kck doctor --fix", deaf);
+        check("D18", Verdict::Warn, "below D14", deaf);
+        check("D14", Verdict::Fail, "as the owner", |source| {
+            deaf(source);
+            source.server.role.owns_publication = Some(false);
+        });
+        check("D11", Verdict::Fail, "may not make it", |source| {
+            source.publication = None;
+            source.server.role.owns_publication = None;
+            source.server.role.may_publish = false;
+        });
+    }
+}

@@ -39,8 +39,11 @@ pub struct Read {
 
 pub(super) fn judge(products: &Products) -> Vec<Finding> {
     let mut findings = load(products);
-    findings.extend(finer(&products.explained));
-    findings.extend(time(&products.explained));
+    // Nothing is known of how they are followed where the source is away or none of them loads.
+    if !products.explained.is_empty() {
+        findings.extend(finer(&products.explained));
+        findings.extend(time(&products.explained));
+    }
     findings
 }
 
@@ -60,9 +63,12 @@ fn load(products: &Products) -> Vec<Finding> {
     findings
 }
 
+/// Statements, and the products that gain.
+type Gain<'a> = (&'a [String], Vec<&'a str>);
+
 /// What a better identity or an index would gain; the same of several products is said once.
 fn finer(explained: &[Explanation]) -> Vec<Finding> {
-    let mut gains: BTreeMap<(&str, &str), (&[String], Vec<&str>)> = BTreeMap::new();
+    let mut gains: BTreeMap<(&str, &str), Gain<'_>> = BTreeMap::new();
     for product in explained {
         for table in &product.tables {
             for finer in &table.finer {
@@ -77,8 +83,13 @@ fn finer(explained: &[Explanation]) -> Vec<Finding> {
     let said = gains.into_iter().map(|((table, why), (sql, products))| {
         let mut fix = Vec::new();
         for (at, sql) in sql.iter().enumerate() {
-            fix.extend((at > 0).then(|| "or:".to_owned()));
-            fix.push(sql.clone());
+            // A remark behind the statement is a step of its own, so that the statement can be pasted.
+            let (sql, when) = match sql.rsplit_once("; -- ") {
+                Some((sql, when)) => (format!("{sql};"), format!(", {when}")),
+                None => (sql.clone(), String::new()),
+            };
+            fix.extend((at > 0).then(|| format!("or{when}:")));
+            fix.push(sql);
         }
         Finding::warn("D17", format!("{} over {table}: {why}", products.join(", ")), fix)
     });

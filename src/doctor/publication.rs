@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Facts, Finding, Source};
-use crate::{change::TableId, postgres::publication::Publication, quote};
+use crate::{change::TableId, postgres::publication::Publication};
 
 pub(super) fn judge(facts: &Facts<'_>, source: &Source) -> Vec<Finding> {
     let name = &facts.config.publication;
@@ -17,9 +17,7 @@ pub(super) fn judge(facts: &Facts<'_>, source: &Source) -> Vec<Finding> {
         findings.push(all_tables(name, source));
         return findings;
     }
-    findings.push(members(facts, source, publication));
-    findings.push(sends(name, source, publication));
-    findings.push(roots(name, source, publication));
+    findings.extend(shape(facts, source, publication));
     findings
 }
 
@@ -30,8 +28,9 @@ fn mend(source: &Source) -> Vec<String> {
 
 /// kck's own start mends what its role may mend.
 fn mendable(source: &Source) -> bool {
-    source.server.role.superuser
-        || (source.server.role.may_publish
+    let role = &source.server.role;
+    role.superuser
+        || (role.owns_publication.unwrap_or(role.may_publish)
             && source.rights.iter().filter(|right| right.publishable).all(|right| right.owned))
 }
 
@@ -53,14 +52,40 @@ fn as_owner(source: &Source) -> Vec<String> {
     fix
 }
 
-/// A publication that is there and not as it should be.
-fn wrong(id: &'static str, found: String, source: &Source) -> Finding {
-    if mendable(source) {
-        let mut fix = vec!["kck does so when it starts, and kck doctor --fix now:".to_owned()];
-        fix.extend(mend(source));
-        return Finding::warn(id, found, fix);
+/// What is not as it should be of a publication that is there. One list of statements makes all of it right, so it
+/// stands below the first.
+fn shape(facts: &Facts<'_>, source: &Source, publication: &Publication) -> Vec<Finding> {
+    let checks = [
+        ("D12", members(facts, source, publication)),
+        ("D14", sends(facts, source, publication)),
+        ("D18", roots(facts, source, publication)),
+    ];
+    let first = checks.iter().find(|(_, found)| found.is_err()).map(|(id, _)| *id);
+    let judged = checks.into_iter().map(|(id, found)| match found {
+        Ok(found) => Finding::pass(id, found),
+        Err(found) => {
+            let fix = if first == Some(id) {
+                amended(source)
+            } else {
+                vec![format!("what stands below {} does this as well", first.unwrap_or(id))]
+            };
+            if mendable(source) {
+                Finding::warn(id, found, fix)
+            } else {
+                Finding::fail(id, found, fix)
+            }
+        }
+    });
+    judged.collect()
+}
+
+fn amended(source: &Source) -> Vec<String> {
+    if !mendable(source) {
+        return as_owner(source);
     }
-    Finding::fail(id, found, as_owner(source))
+    let mut fix = vec!["kck does so when it starts, and kck doctor --fix now:".to_owned()];
+    fix.extend(mend(source));
+    fix
 }
 
 fn all_tables(name: &str, source: &Source) -> Finding {
@@ -74,26 +99,35 @@ fn all_tables(name: &str, source: &Source) -> Finding {
     Finding::fail("D13", found, as_owner(source))
 }
 
-fn members(facts: &Facts<'_>, source: &Source, publication: &Publication) -> Finding {
+/// What is well, or what is not.
+type Said = Result<String, String>;
+
+fn members(facts: &Facts<'_>, source: &Source, publication: &Publication) -> Said {
     let name = &facts.config.publication;
     let unusable: BTreeSet<TableId> = source.unusable.iter().map(|table| table.table).collect();
-    let missing: Vec<String> = facts
-        .products
-        .tables
-        .iter()
-        .filter(|(table, _)| !publication.tables.contains(table) && !unusable.contains(table))
-        .map(|(_, name)| name.clone())
-        .collect();
-    if missing.is_empty() {
-        return Finding::pass(
-            "D12",
-            format!("publication {name} has every table that products read"),
-        );
+    let read: BTreeSet<TableId> = facts.products.tables.keys().copied().collect();
+    let wanted = &read - &unusable;
+    let (missing, surplus) = (&wanted - &publication.tables, &publication.tables - &wanted);
+    let mut wrong = Vec::new();
+    if !missing.is_empty() {
+        wrong.push(format!("lacks {}", names(source, &missing)));
     }
-    wrong("D12", format!("publication {name} lacks {}", missing.join(", ")), source)
+    let (harmed, unread): (BTreeSet<TableId>, BTreeSet<TableId>) =
+        surplus.iter().copied().partition(|table| unusable.contains(table));
+    if !harmed.is_empty() {
+        wrong.push(format!("harms the writers of {} (D16)", names(source, &harmed)));
+    }
+    if !unread.is_empty() {
+        wrong.push(format!("has {}, which no product that loads reads", names(source, &unread)));
+    }
+    if wrong.is_empty() {
+        return Ok(format!("publication {name} has the tables that products read, and no other"));
+    }
+    Err(format!("publication {name} {}", wrong.join("; ")))
 }
 
-fn sends(name: &str, source: &Source, publication: &Publication) -> Finding {
+fn sends(facts: &Facts<'_>, source: &Source, publication: &Publication) -> Said {
+    let name = &facts.config.publication;
     let mut lacks = Vec::new();
     if !publication.all_actions {
         lacks.push("some of insert, update, delete and truncate".to_owned());
@@ -105,9 +139,9 @@ fn sends(name: &str, source: &Source, publication: &Publication) -> Finding {
         lacks.push(format!("columns, by a list on {}", names(source, &publication.narrowed)));
     }
     if lacks.is_empty() {
-        return Finding::pass("D14", format!("publication {name} sends every change, whole"));
+        return Ok(format!("publication {name} sends every change, whole"));
     }
-    wrong("D14", format!("publication {name} does not send {}", lacks.join(", nor ")), source)
+    Err(format!("publication {name} does not send {}", lacks.join(", nor ")))
 }
 
 fn names(source: &Source, tables: &BTreeSet<TableId>) -> String {
@@ -118,26 +152,22 @@ fn names(source: &Source, tables: &BTreeSet<TableId>) -> String {
     tables.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-fn roots(name: &str, source: &Source, publication: &Publication) -> Finding {
-    let partitioned: Vec<&str> = source
-        .rights
-        .iter()
-        .filter(|right| right.partitioned)
-        .map(|right| right.name.as_str())
-        .collect();
+fn roots(facts: &Facts<'_>, source: &Source, publication: &Publication) -> Said {
     if !publication.via_root {
-        let found =
-            format!("publication {name} sends changes of a partition under the partition's name");
-        return wrong("D18", found, source);
+        let name = &facts.config.publication;
+        return Err(format!(
+            "publication {name} sends changes of a partition under its own name, not its root's"
+        ));
     }
+    let partitioned = source.rights.iter().filter(|right| right.partitioned);
+    let partitioned: Vec<&str> = partitioned.map(|right| right.name.as_str()).collect();
     if partitioned.is_empty() {
-        return Finding::pass("D18", "no table that products read is partitioned");
+        return Ok("no table that products read is partitioned".to_owned());
     }
-    let found = format!(
+    Ok(format!(
         "changes come under the root's name ({}); ATTACH, DETACH and TRUNCATE of a partition are found within seconds",
         partitioned.join(", ")
-    );
-    Finding::pass("D18", found)
+    ))
 }
 
 /// What is in the publication harms its writers now; what is not makes its products wait.
@@ -157,9 +187,7 @@ fn identities(facts: &Facts<'_>, source: &Source) -> Vec<Finding> {
             lines().map(|line| line.fix.clone()).filter(|fix| !fix.is_empty()).collect();
         if published.is_some_and(|published| published.contains(&table)) {
             found.push_str("; it is published, so UPDATE and DELETE fail on it now");
-            fix.push("or, so that its writers go on (kck doctor --fix does it):".to_owned());
-            let publication = quote::name(&facts.config.publication);
-            fix.push(format!("alter publication {publication} drop table only {};", first.name));
+            fix.push("or let it leave the publication, as below D12".to_owned());
         } else if fix.is_empty() {
             fix.push(
                 "let the product read another table, or refresh it by expire alone".to_owned(),

@@ -79,7 +79,9 @@ fn direct(facts: &Facts<'_>, source: &Source, host: Host) -> Finding {
             "D01",
             format!("{whose} leads to the server; for a free walsender see D07"),
         ),
-        Answer::Refused { sqlstate, message } if matches!(sqlstate.as_str(), "08P01" | "0A000") => {
+        Answer::Refused { sqlstate, message }
+            if matches!(sqlstate.as_str(), "08P01" | "0A000" | "42704") =>
+        {
             let found = format!("{whose} leads to a pooler, which does not replicate: {message}");
             Finding::fail("D01", found, host.direct(&source.server, facts.address))
         }
@@ -156,7 +158,8 @@ fn powers(source: &Source) -> Finding {
 fn least_role(source: &Source) -> Vec<String> {
     let name = if source.server.role.name == "kck" { "kck_reader" } else { "kck" };
     let role = quote::name(name);
-    let mut fix = vec![format!("create role {role} login replication;")];
+    let how = if name == "kck" && source.server.knows_kck { "alter" } else { "create" };
+    let mut fix = vec![format!("{how} role {role} login replication;")];
     let mentioned = || source.rights.iter().filter(|right| right.mentioned && !right.system);
     let mut schemas: Vec<&str> = mentioned().map(|right| right.quoted_schema.as_str()).collect();
     schemas.dedup();

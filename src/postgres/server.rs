@@ -24,6 +24,8 @@ pub struct Server {
     pub settings: BTreeMap<String, String>,
     /// Whom kck is here.
     pub role: Role,
+    /// There is a role named kck.
+    pub knows_kck: bool,
     /// Those that are there of the roles that only some hosts have.
     pub roles: Vec<String>,
     /// What settings with a dot in their name begin with: `rds`.
@@ -73,6 +75,8 @@ pub struct Role {
     pub may_publish: bool,
     /// TEMP on the database, which reading a statement's tree takes.
     pub may_describe: bool,
+    /// The publication is its own; none where there is no publication.
+    pub owns_publication: Option<bool>,
 }
 
 /// A slot, whoever made it.
@@ -126,13 +130,13 @@ pub struct Rights {
     pub generated: Vec<String>,
 }
 
-/// Asks what the server is like. `slot` is kck's.
+/// Asks what the server is like. `slot` and `publication` are kck's.
 ///
 /// # Errors
 /// What the source said.
-pub async fn server(client: &Client, slot: &str) -> Result<Server, Error> {
+pub async fn server(client: &Client, slot: &str, publication: &str) -> Result<Server, Error> {
     let sql = include_str!("../../sql/postgres/server.sql");
-    document(client, "look at the server", sql, &[&slot]).await
+    document(client, "look at the server", sql, &[&slot, &publication]).await
 }
 
 /// What the role may do with these tables, and with the relations of these names.

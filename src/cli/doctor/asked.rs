@@ -81,7 +81,7 @@ impl Asking<'_> {
         let begun = Instant::now();
         let facts = slot::facts(&client).await?;
         let slot = slot::slot(&client, &config.slot).await?;
-        let server = server::server(&client, &config.slot).await?;
+        let server = server::server(&client, &config.slot, &config.publication).await?;
         let clock_micros = now_micros();
         let mut source = Source {
             // After the server was asked: knocking takes a walsender for a moment.

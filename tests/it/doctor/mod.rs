@@ -271,5 +271,29 @@ fn settings_that_cannot_be_read_are_no_finding() {
         project.settings = project.settings.replace("host=", "colour=blue");
         let output = command(&project, &["doctor"]).await;
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        project.settings = "[source]\nslott = \"kck\"\n".to_owned();
+        let output = command(&project, &["doctor"]).await;
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(stderr(&output).contains("slott"), "{}", stderr(&output));
+    });
+}
+
+#[test]
+fn a_cassandra_is_looked_into_and_nothing_is_made() {
+    run(async {
+        let server = own_postgres(&[]).await;
+        let database = Database::on(&server, "doctor_cassandra").await;
+        database.run(SCHEMA).await;
+        let project = Project::new(&database, Store::Cassandra).await;
+        project.product("orders_of", ORDERS_OF);
+        for _ in 0..2 {
+            let empty = report(&project, &[]).await;
+            assert!(of(&empty, "D33")[0].1.contains("not there yet"), "{empty:#}");
+        }
+        let kck = project.start().await;
+        let beside = report(&project, &[]).await;
+        assert_eq!(of(&beside, "D33")[0].1, "the store can be read");
+        assert!(of(&beside, "D26")[0].1.contains("the store is of this source"), "{beside:#}");
+        kck.stop().await;
     });
 }
