@@ -22,10 +22,33 @@ fn store(facts: &Facts<'_>) -> Finding {
         Ok(Stored::Locked(path)) => {
             Finding::pass("D33", format!("a running kck has {} open", path.display()))
         }
-        Ok(Stored::Of(_)) => Finding::pass("D33", "the store can be read"),
+        Ok(Stored::Of(_)) => durable(&facts.config.store),
         Err(refusal) => {
             let fix = Some(one_line(&refusal.hint)).filter(|hint| !hint.is_empty());
             Finding::fail("D33", one_line(&refusal.what), Vec::from_iter(fix))
+        }
+    }
+}
+
+/// What the settings give where the store can be read.
+fn durable(kind: &StoreKind) -> Finding {
+    match kind {
+        StoreKind::Cassandra(cassandra) if cassandra.replication == 1 => {
+            let found = "the store can be read, and has one copy of each entry: the loss of a node makes kck compute anew";
+            let fix = vec![
+                "with three nodes or more: replication = 3 below [store] before the keyspace is made, or ALTER KEYSPACE and a repair".to_owned(),
+            ];
+            Finding::warn("D33", found, fix)
+        }
+        StoreKind::Cassandra(cassandra) => {
+            let copies = cassandra.replication;
+            Finding::pass(
+                "D33",
+                format!("the store can be read, and is to have {copies} copies of each entry"),
+            )
+        }
+        StoreKind::Embedded(_) | StoreKind::Memory => {
+            Finding::pass("D33", "the store can be read, and outlasts the loss of power")
         }
     }
 }

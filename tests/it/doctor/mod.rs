@@ -63,6 +63,12 @@ fn masked(text: &str, project: &Project) -> String {
         let mut left = rest;
         while let Some(at) = left.find(|sign: char| sign.is_ascii_digit()) {
             masked.push_str(&left[..at]);
+            if masked.ends_with(" D") || masked.ends_with("(D") {
+                // Another finding's id.
+                masked.push_str(&left[at..at + 2]);
+                left = &left[at + 2..];
+                continue;
+            }
             masked.push('#');
             left = left[at..].trim_start_matches(|sign: char| sign.is_ascii_digit());
             let unit = ["kB", "MB'", "MB ", "MB:", "MB)", "GB"]
@@ -292,7 +298,7 @@ fn a_cassandra_is_looked_into_and_nothing_is_made() {
         }
         let kck = project.start().await;
         let beside = report(&project, &[]).await;
-        assert_eq!(of(&beside, "D33")[0].1, "the store can be read");
+        assert!(of(&beside, "D33")[0].1.contains("one copy"), "{beside:#}");
         assert!(of(&beside, "D26")[0].1.contains("the store is of this source"), "{beside:#}");
         kck.stop().await;
     });
