@@ -85,15 +85,26 @@ fn finer(explained: &[Explanation]) -> Vec<Finding> {
         for (at, sql) in sql.iter().enumerate() {
             // A remark behind the statement is a step of its own, so that the statement can be pasted.
             let (sql, when) = match sql.rsplit_once("; -- ") {
-                Some((sql, when)) => (format!("{sql};"), format!(", {when}")),
-                None => (sql.clone(), String::new()),
+                Some((sql, when)) => (sql, format!(", {when}")),
+                None => (sql.as_str(), String::new()),
             };
             fix.extend((at > 0).then(|| format!("or{when}:")));
-            fix.push(sql);
+            fix.extend(statements(sql));
         }
         Finding::warn("D17", format!("{} over {table}: {why}", products.join(", ")), fix)
     });
     said.collect()
+}
+
+/// Each statement of a text that has no quotes but those of names.
+fn statements(sql: &str) -> Vec<String> {
+    let mut quoted = false;
+    let ends = |sign: char| {
+        quoted ^= sign == '"';
+        sign == ';' && !quoted
+    };
+    let parts = sql.split(ends).map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| format!("{part};")).collect()
 }
 
 fn time(explained: &[Explanation]) -> Vec<Finding> {
@@ -183,4 +194,43 @@ fn reads(source: &Source) -> Finding {
         return Finding::warn("D37", found, fix);
     }
     Finding::pass("D37", format!("role {name} may read every relation that products name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_end_outside_of_names() {
+        assert_eq!(
+            statements("alter table \"a;b\" replica identity full; drop table \"c\"\"; d\""),
+            ["alter table \"a;b\" replica identity full;", "drop table \"c\"\"; d\";"]
+        );
+    }
+
+    #[test]
+    fn the_same_gain_of_several_products_is_said_once() {
+        let explained = |product: &str| Explanation {
+            product: product.to_owned(),
+            class: "direct".to_owned(),
+            parameters: vec![],
+            tables: vec![crate::explanation::Table {
+                table: "public.t".to_owned(),
+                class: "direct".to_owned(),
+                costs: "a hash",
+                columns: None,
+                rules: vec![],
+                finer: vec![crate::explanation::Finer {
+                    why: "no id".to_owned(),
+                    sql: vec!["one;".to_owned(), "two; three; -- where it is so".to_owned()],
+                }],
+            }],
+            time: vec![],
+            products: vec![],
+        };
+        let said = finer(&[explained("a"), explained("b")]);
+        assert_eq!(said.len(), 1);
+        assert_eq!(said[0].found, "a, b over public.t: no id");
+        assert_eq!(said[0].fix, ["one;", "or, where it is so:", "two;", "three;"]);
+    }
 }

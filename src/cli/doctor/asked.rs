@@ -102,12 +102,13 @@ impl Asking<'_> {
         if source.facts.in_recovery {
             return Ok(Box::new(source));
         }
-        let broken = self.products(loaded).await?;
-        self.tables(&client, &mut source, &broken).await?;
+        // Before products are described: the temporary views of that are log too.
         tokio::time::sleep_until(begun + GROWS_DURING).await;
         let later = slot::facts(&client).await?.insert_lsn.unwrap_or_default();
         let before = source.facts.insert_lsn.unwrap_or_default();
         source.written = (later.0.saturating_sub(before.0), begun.elapsed());
+        let refused = self.products(loaded).await?;
+        self.tables(&client, &mut source, &refused).await?;
         Ok(Box::new(source))
     }
 
