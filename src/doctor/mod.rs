@@ -348,6 +348,10 @@ mod tests {
         check("D22", Verdict::Warn, "6GB of log kept for it, of 10GB", |source| {
             source.slot.as_mut().unwrap().retained_bytes = 6 << 30;
         });
+        check("D22", Verdict::Warn, "read by pid 6, pg_recvlogical, which is no kck", |source| {
+            let holder = Holder { pid: 6, name: Some("pg_recvlogical".into()), address: None };
+            source.slot.as_mut().unwrap().holder = Some(holder);
+        });
         check("D22", Verdict::Fail, "another name", |source| {
             source.slot.as_mut().unwrap().ours = false;
         });

@@ -1,7 +1,10 @@
 //! The slots of the server → findings D22: kck's own, and those that nobody reads.
 
 use super::{Facts, Finding, Source, host::Host, size};
-use crate::quote;
+use crate::{
+    postgres::{connect::application_name, slot::Holder},
+    quote,
+};
 
 pub(super) fn judge(facts: &Facts<'_>, source: &Source, host: Host) -> Vec<Finding> {
     let name = &facts.config.slot;
@@ -54,6 +57,11 @@ fn own(facts: &Facts<'_>, source: &Source, host: Host) -> Finding {
         }
         return Finding::fail("D22", found, fix);
     }
+    if let Some(holder) = slot.holder.as_ref().filter(|holder| is_foreign(holder)) {
+        let fix = vec!["stop it, or in kck.toml, below [source]: slot = another name".to_owned()];
+        let found = format!("slot {name} is read by {holder}, which is no kck: kck stands by");
+        return Finding::warn("D22", found, fix);
+    }
     let held = slot
         .holder
         .as_ref()
@@ -73,4 +81,10 @@ fn own(facts: &Facts<'_>, source: &Source, host: Host) -> Finding {
         "start kck, or type kck teardown if it is not to come back".to_owned()
     }];
     Finding::warn("D22", found, fix)
+}
+
+/// A reader that says who it is, and is no kck.
+fn is_foreign(holder: &Holder) -> bool {
+    let kck = application_name("");
+    holder.name.as_ref().is_some_and(|name| !name.is_empty() && !name.starts_with(&kck))
 }

@@ -58,7 +58,9 @@ impl Doctor {
 /// Makes the publication right, as far as the role may. The slot is made by kck when it starts, and what is the
 /// user's stays as it is.
 async fn mend(config: &Config, addresses: &Addresses, asked: &Asked) -> Vec<String> {
-    let Ok(source) = &asked.source else { return Vec::new() };
+    let Ok(source) = &asked.source else {
+        return vec!["nothing: the source cannot be asked".to_owned()];
+    };
     if source.facts.in_recovery || source.unpublished.is_empty() {
         return vec!["nothing: there is nothing that kck mends".to_owned()];
     }
