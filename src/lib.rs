@@ -45,6 +45,7 @@ mod canary;
 pub mod cli;
 pub mod config;
 pub mod definitions;
+pub mod doctor;
 pub mod follow;
 pub mod health;
 pub mod inbox;

@@ -51,6 +51,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("roster", &["depend", "load", "postgres", "product", "store"]),
     ("resume", &["postgres", "store"]),
     ("health", &["product", "serve"]),
+    // Judges plain values of many parts, and asks none.
+    ("doctor", &["capture", "config", "postgres", "store"]),
     (
         "parts",
         &[
@@ -81,6 +83,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "definitions",
             "depend",
+            "doctor",
             "follow",
             "health",
             "load",
@@ -95,7 +98,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("cli", &["app", "config", "depend", "load", "local", "parts", "postgres", "product", "serve"]),
+    (
+        "cli",
+        &[
+            "app", "capture", "config", "depend", "doctor", "load", "local", "parts", "postgres",
+            "product", "serve",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 

@@ -17,11 +17,12 @@ usable as (
 ),
 -- What UPDATE and DELETE meet: the table itself, or each leaf of a partitioned one.
 met as (
-    select asked.oid, asked.name, leaf.oid::regclass::text as leaf, leaf.relreplident, usable.by_key, usable.by_index
+    select asked.oid, asked.name, leaf.name as leaf, leaf.relreplident, usable.by_key, usable.by_index
     from asked
     cross join lateral (
-        select c.oid, c.relreplident
+        select c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname) as name
         from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace
         where
             (asked.relkind = 'r' and c.oid = asked.oid)
             or (asked.relkind = 'p' and c.oid in (

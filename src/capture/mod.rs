@@ -21,6 +21,7 @@ pub mod guard;
 mod open;
 mod pace;
 pub mod pgoutput;
+pub mod probe;
 mod pulse;
 pub mod script;
 pub mod stream;

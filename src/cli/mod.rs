@@ -10,10 +10,12 @@ mod bench;
 mod check;
 mod client;
 mod demo;
+mod doctor;
 mod explain;
 mod fetch;
 mod run;
 mod status;
+mod teardown;
 
 /// SQL files over an existing Postgres become HTTP endpoints, served from a cache that the database's own change
 /// stream keeps right.
@@ -32,6 +34,9 @@ enum Command {
     /// Check the product files, and what the source says of them.
     #[command(after_help = "Example: kck check --files-only")]
     Check(check::Check),
+    /// Check source, rights, slot, publication, tables, products and store: what is wrong, and what to type.
+    #[command(after_help = "Example: kck doctor --fix")]
+    Doctor(doctor::Doctor),
     /// Show how a product follows its tables, what that costs, and what would make it finer.
     #[command(after_help = "Example: kck explain orders_of --json")]
     Explain(explain::Explain),
@@ -41,6 +46,9 @@ enum Command {
     /// Show how a running kck is.
     #[command(after_help = "Example: kck status --server 127.0.0.1:8080")]
     Status(status::Status),
+    /// Remove what kck made in the source: its slot and its publication.
+    #[command(after_help = "Example: kck teardown --yes")]
+    Teardown(teardown::Teardown),
     /// A shop with live traffic and everything it needs, to look at.
     #[command(after_help = "Example: kck demo")]
     Demo(demo::Demo),
@@ -109,9 +117,11 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(run) => run.run().await,
             Command::Check(check) => check.run().await,
+            Command::Doctor(doctor) => doctor.run().await,
             Command::Explain(explain) => explain.run().await,
             Command::Fetch(fetch) => fetch.run().await,
             Command::Status(status) => status.run().await,
+            Command::Teardown(teardown) => teardown.run().await,
             Command::Demo(demo) => demo.run().await,
             Command::Bench(bench) => bench.run().await,
         }

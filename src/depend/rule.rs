@@ -241,6 +241,18 @@ impl Rules {
         rules.map(Rule::class).max().unwrap_or(Class::Direct)
     }
 
+    /// The columns whose values lead from a changed row of a table to keys.
+    #[must_use]
+    pub fn key_columns(&self, table: TableId) -> BTreeSet<&str> {
+        let rules = self.tables.get(&table).into_iter().flat_map(|table| &table.rules);
+        let columns = rules.flat_map(|rule| match &rule.reach {
+            Reach::Product(_) => Vec::new(),
+            Reach::Row(bindings) => bindings.iter().filter_map(Binding::by).flatten().collect(),
+            Reach::Lookup(lookup) => lookup.row.iter().collect(),
+        });
+        columns.map(|column| column.name.as_str()).collect()
+    }
+
     /// Why a product of this policy cannot be served rightly, and what to do; `None` if it can.
     #[must_use]
     pub fn refusal(&self, policy: &Policy) -> Option<String> {

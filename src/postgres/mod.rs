@@ -28,6 +28,7 @@ mod prepared;
 pub mod publication;
 mod reads;
 pub mod run;
+pub mod server;
 pub mod slot;
 pub mod tls;
 

@@ -69,6 +69,8 @@ pub struct Ensured {
     pub added: BTreeSet<TableId>,
     /// Tables that were asked for and left out.
     pub unusable: Vec<Unusable>,
+    /// What was said to the server.
+    pub statements: Vec<String>,
 }
 
 /// Reads a publication, if it exists.
@@ -147,7 +149,25 @@ pub async fn ensure_publication(
     if !plan.statements.is_empty() {
         run(client, &plan.statements).await?;
     }
-    Ok(Ensured { added: plan.added, unusable })
+    Ok(Ensured { added: plan.added, unusable, statements: plan.statements })
+}
+
+/// What [`ensure_publication`] would say to the server, one statement each; nothing where all is as wanted.
+pub async fn missing(
+    client: &Client,
+    name: &str,
+    existing: Option<&Publication>,
+    usable: &BTreeSet<TableId>,
+) -> Result<Vec<String>, Error> {
+    // One with tables that it does not name cannot be altered into one that names them.
+    let altered = existing.filter(|existing| !existing.unnamed);
+    let concerned = altered.iter().flat_map(|existing| &existing.tables).chain(usable).copied();
+    let names = table_names(client, &concerned.collect()).await?;
+    let mut statements = plan(name, altered, usable, &names).statements;
+    if existing.is_some() && altered.is_none() {
+        statements.insert(0, format!("drop publication {}", quote::name(name)));
+    }
+    Ok(statements)
 }
 
 /// What has to be said to the server, and for which tables the past is incomplete.

@@ -58,6 +58,9 @@ const SCAN: &str = "SELECT key, header, lease, mark FROM {keyspace}.cells WHERE 
 const SAVE: &str = "UPDATE {keyspace}.state USING TIMESTAMP ? SET value = ? WHERE name = ?";
 const ERASE: &str = "DELETE value FROM {keyspace}.state USING TIMESTAMP ? WHERE name = ?";
 const LOAD: &str = "SELECT name, value, writetime(value) FROM {keyspace}.state";
+const LOAD_ACTION: &str = "load state from Cassandra";
+const TABLE: &str =
+    "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
 
 /// How many replicas must have a write, or answer a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,18 +155,7 @@ impl Cassandra {
 #[async_trait]
 impl Store for Cassandra {
     async fn load(&self) -> Result<Vec<StateCell>, Error> {
-        const ACTION: &str = "load state from Cassandra";
-        let pager =
-            self.session.execute_iter(self.load.clone(), ()).await.map_err(failed(ACTION))?;
-        let rows = pager.rows_stream::<(String, Vec<u8>, i64)>().map_err(failed(ACTION))?;
-        rows.map(|row| {
-            let (name, value, time) = row.map_err(failed(ACTION))?;
-            let stamp = u64::try_from(time)
-                .map_err(|_| corrupt("state", &name)("its timestamp is none of kck's"))?;
-            Ok(StateCell { name, value: Some(value.into()), stamp })
-        })
-        .try_collect()
-        .await
+        load(&self.session, self.load.clone()).await
     }
 
     async fn save(&self, cells: &[StateCell]) -> Result<(), Error> {
@@ -281,6 +273,35 @@ fn timestamp(time: u64) -> i64 {
     i64::try_from(time).unwrap_or(i64::MAX)
 }
 
+/// The state table, for a look from outside that makes nothing; `None` where there is none yet.
+///
+/// # Errors
+/// When no contact point answers, or the table cannot be read.
+pub async fn state(settings: &Settings) -> Result<Option<Vec<StateCell>>, Error> {
+    let look = Box::pin(async {
+        let session = open(settings).await?;
+        if !is_there(&session, TABLE, &[settings.keyspace.as_str(), "state"]).await? {
+            return Ok(None);
+        }
+        let prepared = session.prepare(named(LOAD, settings)).await;
+        load(&session, prepared.map_err(failed(LOAD_ACTION))?).await.map(Some)
+    });
+    tokio::time::timeout(CONNECT_TIMEOUT, look).await.map_err(failed("connect to Cassandra"))?
+}
+
+async fn load(session: &Session, question: PreparedStatement) -> Result<Vec<StateCell>, Error> {
+    let pager = session.execute_iter(question, ()).await.map_err(failed(LOAD_ACTION))?;
+    let rows = pager.rows_stream::<(String, Vec<u8>, i64)>().map_err(failed(LOAD_ACTION))?;
+    rows.map(|row| {
+        let (name, value, time) = row.map_err(failed(LOAD_ACTION))?;
+        let stamp = u64::try_from(time)
+            .map_err(|_| corrupt("state", &name)("its timestamp is none of kck's"))?;
+        Ok(StateCell { name, value: Some(value.into()), stamp })
+    })
+    .try_collect()
+    .await
+}
+
 async fn connect(settings: &Settings) -> Result<Cassandra, Error> {
     let session = open(settings).await?;
     make_schema(&session, settings).await?;
@@ -351,27 +372,26 @@ fn tls() -> Result<rustls::ClientConfig, Error> {
 
 /// Makes what is missing; asks first, since who may use a table need not be allowed to make one.
 async fn make_schema(session: &Session, settings: &Settings) -> Result<(), Error> {
-    let is_there = async |question: &str, values: &[&str]| {
-        const ACTION: &str = "look for kck's tables in Cassandra";
-        let answer = session.query_unpaged(question, values).await.map_err(failed(ACTION))?;
-        Ok::<_, Error>(answer.into_rows_result().map_err(failed(ACTION))?.rows_num() > 0)
-    };
     let keyspace = settings.keyspace.as_str();
     let question = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
-    if !is_there(question, &[keyspace]).await? {
+    if !is_there(session, question, &[keyspace]).await? {
         make(session, &named(include_str!("../../sql/cassandra/keyspace.cql"), settings)).await?;
     }
-    let question =
-        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
     for (table, statement) in [
         ("cells", include_str!("../../sql/cassandra/cells.cql")),
         ("state", include_str!("../../sql/cassandra/state.cql")),
     ] {
-        if !is_there(question, &[keyspace, table]).await? {
+        if !is_there(session, TABLE, &[keyspace, table]).await? {
             make(session, &named(statement, settings)).await?;
         }
     }
     Ok(())
+}
+
+async fn is_there(session: &Session, question: &str, values: &[&str]) -> Result<bool, Error> {
+    const ACTION: &str = "look for kck's tables in Cassandra";
+    let answer = session.query_unpaged(question, values).await.map_err(failed(ACTION))?;
+    Ok(answer.into_rows_result().map_err(failed(ACTION))?.rows_num() > 0)
 }
 
 async fn make(session: &Session, statement: &str) -> Result<(), Error> {

@@ -222,16 +222,7 @@ impl Tables {
     }
 
     fn load(&self) -> Result<Vec<StateCell>, Error> {
-        let mut cells = Vec::new();
-        for guard in self.state.iter() {
-            let (name, bytes) = guard.into_inner().map_err(failed(READ))?;
-            let name = String::from_utf8_lossy(&name).into_owned();
-            let cell = encoding::decode_state(&bytes).map_err(corrupt("state", &name))?;
-            if let Cell::Live { time, value } = cell {
-                cells.push(StateCell { name, value: Some(value), stamp: time });
-            }
-        }
-        Ok(cells)
+        load(&self.state)
     }
 
     fn state_cell(&self, name: &str) -> Result<Cell<Bytes>, Error> {
@@ -463,19 +454,48 @@ impl Write {
     }
 }
 
+/// The state table of a directory that is there, for a look from outside; `None` while another process has it open.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn state(path: &Path) -> Result<Option<Vec<StateCell>>, Error> {
+    let database = match open_database(path) {
+        Ok(database) => database,
+        Err(fjall::Error::Locked) => return Ok(None),
+        Err(error) => return Err(failed(OPEN)(error)),
+    };
+    load(&database.keyspace("state", options).map_err(failed(OPEN))?).map(Some)
+}
+
+fn load(state: &Keyspace) -> Result<Vec<StateCell>, Error> {
+    let mut cells = Vec::new();
+    for guard in state.iter() {
+        let (name, bytes) = guard.into_inner().map_err(failed(READ))?;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        let cell = encoding::decode_state(&bytes).map_err(corrupt("state", &name))?;
+        if let Cell::Live { time, value } = cell {
+            cells.push(StateCell { name, value: Some(value), stamp: time });
+        }
+    }
+    Ok(cells)
+}
+
+fn open_database(path: &Path) -> Result<Database, fjall::Error> {
+    Database::builder(path).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES_MAX).open()
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+}
+
 fn open(path: &Path) -> Result<(Tables, Graves), Error> {
-    let database = Database::builder(path)
-        .cache_size(CACHE_BYTES)
-        .max_journaling_size(JOURNAL_BYTES_MAX)
-        .open()
-        .map_err(|error| match error {
-            fjall::Error::Locked => {
-                let fact = format!("another process has {} open", path.display());
-                Error::Unavailable { action: OPEN, source: fact.into() }
-            }
-            error => failed(OPEN)(error),
-        })?;
-    let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    let database = open_database(path).map_err(|error| match error {
+        fjall::Error::Locked => {
+            let fact = format!("another process has {} open", path.display());
+            Error::Unavailable { action: OPEN, source: fact.into() }
+        }
+        error => failed(OPEN)(error),
+    })?;
     let separation = KvSeparationOptions::default().separation_threshold(BODY_APART_BYTES);
     let apart = || options().with_kv_separation(Some(separation));
     let keyspace = |name| database.keyspace(name, options).map_err(failed(OPEN));

@@ -12,7 +12,7 @@ use crate::support::{
 const SUM: &str =
     "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner";
 
-async fn started(name: &str) -> (Database, Kck) {
+async fn started(name: &str) -> (Database, Project, Kck) {
     let database = Database::new(name).await;
     database
         .run(
@@ -25,7 +25,7 @@ async fn started(name: &str) -> (Database, Kck) {
     project.product("sum_of", SUM);
     let kck = project.start().await;
     assert_eq!(kck.get("/fetch/sum_of/1").await.value(), json!(0));
-    (database, kck)
+    (database, project, kck)
 }
 
 async fn state(kck: &Kck) -> (serde_json::Value, Vec<String>) {
@@ -39,7 +39,7 @@ async fn state(kck: &Kck) -> (serde_json::Value, Vec<String>) {
 #[test]
 fn a_pipeline_that_stands_still_is_named() {
     run(async {
-        let (database, kck) = started("canary").await;
+        let (database, _project, kck) = started("canary").await;
         let mut events = kck.observer.subscribe();
         kck.observer.halt_at(Some(Point::Mark));
         database.run("update items set n = 1 where owner = 1").await;
@@ -63,7 +63,7 @@ fn a_pipeline_that_stands_still_is_named() {
 #[test]
 fn the_time_in_each_stage_is_told() {
     run(async {
-        let (database, kck) = started("stages").await;
+        let (database, _project, kck) = started("stages").await;
         let position = database.commit("update items set n = 1 where owner = 1").await;
         assert_eq!(kck.at_least("sum_of/1", &position).await.value(), json!(3));
         let status = kck.get("/status").await.json();

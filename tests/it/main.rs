@@ -11,6 +11,7 @@ mod canonical;
 mod capture;
 mod crash;
 mod describe;
+mod doctor;
 mod epoch;
 mod explain;
 mod flow;
