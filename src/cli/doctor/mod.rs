@@ -29,8 +29,7 @@ pub(super) struct Addresses {
 
 impl Doctor {
     pub(super) async fn run(self) -> Result<(), Stop> {
-        // Without settings nothing can be asked, which is no finding.
-        let config = self.config.load().map_err(|stop| Stop::cannot(stop.text))?;
+        let config = self.config.load()?;
         let environment = environment();
         let url = app::address(&config, &config.source_url, &environment)?;
         let replication = match &config.replication_url {
