@@ -31,11 +31,7 @@ pub async fn watch(
     observer: &Observer,
 ) -> Verdict {
     loop {
-        let looked = match source.client().await {
-            Ok(client) => slot::slot(client, slot).await,
-            Err(error) => Err(error),
-        };
-        match looked {
+        match source.slot(slot).await {
             Ok(None) => return Verdict::Lost,
             Ok(Some(found)) => {
                 seen(&found);
