@@ -12,6 +12,7 @@ mod crash;
 mod describe;
 mod epoch;
 mod explain;
+mod faults;
 mod flow;
 mod invisible;
 mod oracle;
