@@ -8,6 +8,14 @@ use crate::support::{client::get, kck::Store, process::Process, run, servers::Da
 /// Beyond what it held before: what waits inside is bounded, and so are the keys of one transaction.
 const MORE_BYTES_MAX: u64 = 256 << 20;
 
+const TABLES: &str = "create table t0 (id bigint primary key, owner bigint not null, filler text);
+    create table t1 (id bigint primary key references t0);
+    create table t2 (id bigint primary key references t1);
+    create table t3 (id bigint primary key references t2);
+    create table t4 (id bigint primary key references t3);
+    create table bulk (id bigint primary key, owner bigint not null, filler text not null);
+    alter table bulk replica identity full;";
+
 /// Goal: no transaction is too large. Method: a DELETE of very many rows, and a TRUNCATE that cascades over five tables,
 /// under a limit that would end a connection whose keepalives wait.
 #[test]
@@ -16,17 +24,7 @@ fn c19_a_large_delete_and_a_cascading_truncate_need_little_memory() {
         let database = Database::new("c19").await;
         database.run("alter database c19 set wal_sender_timeout = '2s'").await;
         let rows = if long() { 10_000_000 } else { 200_000 };
-        database
-            .run(
-                "create table t0 (id bigint primary key, owner bigint not null, filler text);
-                 create table t1 (id bigint primary key references t0);
-                 create table t2 (id bigint primary key references t1);
-                 create table t3 (id bigint primary key references t2);
-                 create table t4 (id bigint primary key references t3);
-                 create table bulk (id bigint primary key, owner bigint not null, filler text not null);
-                 alter table bulk replica identity full;",
-            )
-            .await;
+        database.run(TABLES).await;
         let project = counters(&database, Store::Embedded).await;
         let value = |sql: &str| format!("/* kck\nresult = \"value\"\n*/\n{sql}");
         project.product("many_of", &value("select count(*) from bulk where owner = :owner"));
@@ -53,6 +51,13 @@ fn c19_a_large_delete_and_a_cascading_truncate_need_little_memory() {
         }));
         super::all_equal(&process.address, &database.client, &keys).await;
         counters_equal(&process.address, &database.client).await;
+        // Kept, so joined: for that the connection was opened anew.
+        for (key, _) in &keys {
+            super::reads(&process.address, &format!("/fetch/{key}"), |reply| {
+                reply.header("kck-source") == "hit"
+            })
+            .await;
+        }
         let sender = "select active_pid::bigint from pg_replication_slots where slot_name = 'c19'";
         let (pid, (before, _)) = (database.one(sender).await, process.memory());
         for (what, statement) in

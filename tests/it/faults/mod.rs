@@ -8,8 +8,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kck::store::{Store as AnyStore, state::State};
 use serde_json::Value;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{sync::watch, time::timeout};
 use tokio_postgres::{Client, NoTls};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
     client::get,
@@ -135,7 +136,7 @@ async fn reads(address: &str, path: &str, wanted: impl Fn(&crate::support::clien
 struct Writer {
     over: watch::Sender<bool>,
     written: watch::Receiver<u64>,
-    task: JoinHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Writer {
@@ -147,7 +148,7 @@ impl Writer {
         let over = watch::Sender::new(false);
         let (count, written) = watch::channel(0);
         let task = tokio::spawn(write(url.to_owned(), over.subscribe(), count, pace));
-        Self { over, written, task }
+        Self { over, written, task: AbortOnDropHandle::new(task) }
     }
 
     /// Returns when so many more commits went through.
@@ -210,7 +211,7 @@ struct Seen {
 struct Watch {
     url: watch::Sender<Option<String>>,
     over: watch::Sender<bool>,
-    task: JoinHandle<Seen>,
+    task: AbortOnDropHandle<Seen>,
 }
 
 impl Watch {
@@ -232,7 +233,7 @@ impl Watch {
             seen: Seen::default(),
         };
         let task = tokio::spawn(watcher.run(over.subscribe()));
-        Self { url, over, task }
+        Self { url, over, task: AbortOnDropHandle::new(task) }
     }
 
     /// What was true at the source is so no more, for it loses commits now.

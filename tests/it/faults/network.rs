@@ -141,7 +141,7 @@ fn c07_a_way_that_is_slow_or_late_is_gone_on() {
 fn c08_a_store_that_stands_still_loses_no_connection() {
     run(async {
         let database = Database::new("c08").await;
-        database.run("alter database c08 set wal_sender_timeout = '1s'").await;
+        database.run("alter database c08 set wal_sender_timeout = '2s'").await;
         let project = counters(&database, Store::Memory).await;
         let store = Arc::new(Faulty::new(Arc::new(Memory::default())));
         let kck = project.start_over(Some(Arc::clone(&store) as Arc<dyn kck::store::Store>)).await;
@@ -149,6 +149,7 @@ fn c08_a_store_that_stands_still_loses_no_connection() {
         counters_equal(&kck.address, &database.client).await;
         let watch = Watch::over(&kck, &database.url);
         let slot = "from pg_replication_slots where slot_name = 'c08'";
+        until(&database.client, &format!("select active {slot}")).await;
         let mut events = kck.observer.subscribe();
         let mut held = store.hold(Method::Mark);
         let writer = Writer::start(&database.url);
@@ -158,7 +159,7 @@ fn c08_a_store_that_stands_still_loses_no_connection() {
         // What was recorded before the store stood still may still be on its way.
         database.run("select pg_sleep(0.5)").await;
         let before = database.one(&at).await;
-        database.run("select pg_sleep(2.5)").await;
+        database.run("select pg_sleep(4.5)").await;
         assert_eq!(database.one(&at).await, before, "the acknowledgement stands still");
         assert_eq!(database.one(&format!("select active_pid::bigint {slot}")).await, pid);
         let reply = kck.get("/fetch/counter/1").await;
@@ -173,7 +174,7 @@ fn c08_a_store_that_stands_still_loses_no_connection() {
             assert!(!is_lost(&event), "{event:?}");
         }
         eprintln!(
-            "C08: held the store for 3 s under a limit of 1 s; {written} commits, the walsender stayed {pid}, {:?}",
+            "C08: held the store for 5 s under a limit of 2 s; {written} commits, the walsender stayed {pid}, {:?}",
             watch.end().await
         );
         kck.stop().await;

@@ -46,6 +46,41 @@ async fn is_fresh(kck: &Kck, key: &str, want: i64) {
     .await;
 }
 
+/// kck is not let in any more: it serves what it keeps, says why, and a start is refused; with what that says.
+async fn nobody_is_let_in(
+    kck: &Kck,
+    project: &Project,
+    database: &Database,
+    (what, goes): (&str, &str),
+) -> String {
+    let mut events = kck.observer.subscribe();
+    database.run(goes).await;
+    disconnect(database).await;
+    Kck::event(&mut events, |event| matches!(event, Event::StreamLost { .. })).await;
+    database.run("update secrets set n = n + 1 where id = 2").await;
+    let reply = kck.get("/fetch/secret/2").await;
+    assert_eq!(reply.status, 200, "what is kept is served: {reply:?}");
+    let reply = kck.get("/fetch/secret/3").await;
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["name"]),
+        (503, &json!("source_unavailable")),
+        "{what}: it is the source that lets nobody in, not the product"
+    );
+    let reasons = |reply: &crate::support::client::Reply| {
+        let reasons = reply.json()["reasons"].to_string();
+        reasons.contains("stream")
+            && (reasons.contains("28P01")
+                || reasons.contains("28000")
+                || reasons.contains("password")
+                || reasons.contains("role"))
+    };
+    reads(&kck.address, "/readyz", reasons).await;
+    let refused = kck::app::App::start(project.config(), &[], kck::observe::Observer::default());
+    let refused = Box::pin(refused).await.err().expect("a start is refused");
+    assert!(!refused.hint.is_empty() && !refused.to_string().contains("first"), "{refused}");
+    refused.what
+}
+
 /// Goal: a right that goes takes away what it gave and nothing else, and all heals when it is back. Method: SELECT on one
 /// table is revoked, the password is changed, the role is dropped, each while kck runs.
 #[test]
@@ -86,42 +121,11 @@ fn c29_rights_that_go_stop_what_they_gave_and_nothing_else() {
             ),
             ("role dropped", "drop owned by kck_reader; drop role kck_reader", GRANTS),
         ] {
-            let mut events = kck.observer.subscribe();
-            database.run(goes).await;
-            disconnect(&database).await;
-            Kck::event(&mut events, |event| matches!(event, Event::StreamLost { .. })).await;
-            database.run("update secrets set n = n + 1 where id = 2").await;
-            let reply = kck.get("/fetch/secret/2").await;
-            assert_eq!(reply.status, 200, "what is kept is served: {reply:?}");
-            let reply = kck.get("/fetch/secret/3").await;
-            assert_eq!(
-                (reply.status, &reply.json()["error"]["name"]),
-                (503, &json!("source_unavailable")),
-                "{what}: it is the source that lets nobody in, not the product"
-            );
-            let reasons = |reply: &crate::support::client::Reply| {
-                let reasons = reply.json()["reasons"].to_string();
-                reasons.contains("stream")
-                    && (reasons.contains("28P01")
-                        || reasons.contains("28000")
-                        || reasons.contains("password")
-                        || reasons.contains("role"))
-            };
-            reads(&kck.address, "/readyz", reasons).await;
-            let refused =
-                kck::app::App::start(project.config(), &[], kck::observe::Observer::default());
-            let refused = Box::pin(refused).await.err().expect("a start is refused");
-            assert!(
-                !refused.hint.is_empty() && !refused.to_string().contains("first"),
-                "{refused}"
-            );
+            let refused = nobody_is_let_in(&kck, &project, &database, (what, goes)).await;
             database.run(comes).await;
             let sum = database.one("select n from secrets where id = 2").await;
             is_fresh(&kck, "secret/2", sum).await;
-            eprintln!(
-                "C29: {what}: kept answers were served, a start said '{}'; healed",
-                refused.what
-            );
+            eprintln!("C29: {what}: kept answers were served, a start said '{refused}'; healed");
         }
         let written = writer.end().await;
         counters_equal(&kck.address, &database.client).await;

@@ -18,76 +18,69 @@ fn keys(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, sql)| ((*key).to_owned(), (*sql).to_owned())).collect()
 }
 
+/// What a transaction does between two writes, the second write, and whether `n` is still there to be summed.
+const MOVES: &[(&str, &str, bool)] = &[
+    (
+        "alter table things add column extra bigint not null default 3",
+        "update things set n = n + 1, extra = 4 where owner = 1",
+        true,
+    ),
+    ("alter table things drop column extra", "update things set n = n + 1 where owner = 1", true),
+    (
+        "alter table things alter n type numeric(20, 1)",
+        "update things set n = n + 0.5 where owner = 1",
+        true,
+    ),
+    ("alter table things alter n type bigint", "update things set n = n + 1 where owner = 1", true),
+    (
+        "alter table things rename column n to m",
+        "update things set m = m + 1 where owner = 1",
+        false,
+    ),
+    (
+        "alter table things rename column m to n",
+        "update things set n = n + 1 where owner = 1",
+        true,
+    ),
+    ("alter table things rename to moved", "update moved set n = n + 1 where owner = 1", false),
+    ("alter table moved rename to things", "update things set n = n + 1 where owner = 1", true),
+    (
+        "alter table things replica identity full",
+        "update things set n = n + 1, owner = 2 where id = 1",
+        true,
+    ),
+    (
+        "alter table things replica identity default",
+        "update things set n = n + 1, owner = 1 where id = 1",
+        true,
+    ),
+    (
+        "create unique index things_by on things (id, owner); alter table things replica identity using index things_by",
+        "update things set n = n + 1 where owner = 1",
+        true,
+    ),
+    (
+        "alter table things set schema elsewhere",
+        "update elsewhere.things set n = n + 1 where owner = 1",
+        false,
+    ),
+    (
+        "alter table elsewhere.things set schema public",
+        "update things set n = n + 1 where owner = 1",
+        true,
+    ),
+    (
+        "drop table things; create table things (id bigint primary key, owner bigint not null, n bigint not null); insert into things select n, n % 3, 50 from generate_series(1, 9) n",
+        "update things set n = n + 1 where owner = 1",
+        true,
+    ),
+];
+
 /// Goal: DDL and rows in one transaction are one change. Method: one case after another, each a transaction that
 /// writes, alters and writes; what still works equals its SQL, what broke is never called fresh, and what is beside is
 /// followed throughout.
 #[test]
 fn c23_definitions_that_move_amid_a_transaction_leave_no_old_answer() {
-    /// What a transaction does between two writes, the second write, and whether `n` is still there to be summed.
-    const CASES: &[(&str, &str, bool)] = &[
-        (
-            "alter table things add column extra bigint not null default 3",
-            "update things set n = n + 1, extra = 4 where owner = 1",
-            true,
-        ),
-        (
-            "alter table things drop column extra",
-            "update things set n = n + 1 where owner = 1",
-            true,
-        ),
-        (
-            "alter table things alter n type numeric(20, 1)",
-            "update things set n = n + 0.5 where owner = 1",
-            true,
-        ),
-        (
-            "alter table things alter n type bigint",
-            "update things set n = n + 1 where owner = 1",
-            true,
-        ),
-        (
-            "alter table things rename column n to m",
-            "update things set m = m + 1 where owner = 1",
-            false,
-        ),
-        (
-            "alter table things rename column m to n",
-            "update things set n = n + 1 where owner = 1",
-            true,
-        ),
-        ("alter table things rename to moved", "update moved set n = n + 1 where owner = 1", false),
-        ("alter table moved rename to things", "update things set n = n + 1 where owner = 1", true),
-        (
-            "alter table things replica identity full",
-            "update things set n = n + 1, owner = 2 where id = 1",
-            true,
-        ),
-        (
-            "alter table things replica identity default",
-            "update things set n = n + 1, owner = 1 where id = 1",
-            true,
-        ),
-        (
-            "create unique index things_by on things (id, owner); alter table things replica identity using index things_by",
-            "update things set n = n + 1 where owner = 1",
-            true,
-        ),
-        (
-            "alter table things set schema elsewhere",
-            "update elsewhere.things set n = n + 1 where owner = 1",
-            false,
-        ),
-        (
-            "alter table elsewhere.things set schema public",
-            "update things set n = n + 1 where owner = 1",
-            true,
-        ),
-        (
-            "drop table things; create table things (id bigint primary key, owner bigint not null, n bigint not null); insert into things select n, n % 3, 50 from generate_series(1, 9) n",
-            "update things set n = n + 1 where owner = 1",
-            true,
-        ),
-    ];
     run(async {
         let database = Database::new("c23").await;
         database
@@ -114,27 +107,8 @@ fn c23_definitions_that_move_amid_a_transaction_leave_no_old_answer() {
         all_equal(&kck.address, &database.client, &sums).await;
         counters_equal(&kck.address, &database.client).await;
         let (watch, writer) = (Watch::over(&kck, &database.url), Writer::start(&database.url));
-        for (ddl, after, works) in CASES {
-            let table = if ddl.contains("moved rename") {
-                "moved"
-            } else if ddl.contains("elsewhere.things") {
-                "elsewhere.things"
-            } else {
-                "things"
-            };
-            let first = format!("insert into {table} (id, owner) values (1000, 1)");
-            // Columns that have no default would refuse that row, so it is a copy.
-            let first = if database
-                .client
-                .batch_execute(&format!("begin; {first}; rollback"))
-                .await
-                .is_ok()
-            {
-                first
-            } else {
-                drop(database.client.batch_execute("rollback").await);
-                format!("update {table} set owner = owner where owner = 1")
-            };
+        for (ddl, after, works) in MOVES {
+            let first = first_write(&database, ddl).await;
             let whole = format!("begin; {first}; {ddl}; {after}; commit");
             let position = database.commit(&whole).await;
             if *works {
@@ -167,6 +141,25 @@ fn c23_definitions_that_move_amid_a_transaction_leave_no_old_answer() {
         eprintln!("C23: {written} commits beside, {:?}", watch.end().await);
         kck.stop().await;
     });
+}
+
+/// A write that a transaction may begin with, where the table is before this DDL.
+async fn first_write(database: &Database, ddl: &str) -> String {
+    let table = if ddl.contains("moved rename") {
+        "moved"
+    } else if ddl.contains("elsewhere.things") {
+        "elsewhere.things"
+    } else {
+        "things"
+    };
+    let first = format!("insert into {table} (id, owner) values (1000, 1)");
+    // Columns that have no default would refuse that row, so it is a copy.
+    if database.client.batch_execute(&format!("begin; {first}; rollback")).await.is_ok() {
+        first
+    } else {
+        drop(database.client.batch_execute("rollback").await);
+        format!("update {table} set owner = owner where owner = 1")
+    }
 }
 
 #[test]

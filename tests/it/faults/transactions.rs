@@ -50,68 +50,67 @@ fn c21_a_slot_that_waits_for_writers_names_them_and_leaves_nothing_half_made() {
     });
 }
 
+/// What happens, and the statements that make it happen.
+const TAKEN_BACK: &[(&str, &[&str])] = &[
+    (
+        "a savepoint taken back",
+        &[
+            "begin; update items set n = 1 where owner = 1; savepoint a; update items set n = 99 where owner = 2; rollback to a; update items set n = 2 where owner = 0; commit",
+        ],
+    ),
+    (
+        "a savepoint released in one taken back",
+        &[
+            "begin; savepoint a; update items set n = 98; savepoint b; delete from items where owner = 1; release b; rollback to a; insert into items values (100, 1, 7); commit",
+        ],
+    ),
+    (
+        "an exception that is caught",
+        &["do $$ begin
+            update items set n = 3 where owner = 1;
+            for i in 1..50 loop
+                begin
+                    update items set n = 1000 + i where owner = 2;
+                    if i % 2 = 0 then raise exception 'no'; end if;
+                exception when raise_exception then
+                    update items set n = n + 1 where owner = 0;
+                end;
+            end loop;
+        end $$"],
+    ),
+    ("all taken back", &["begin; update items set n = 97; truncate items; rollback"]),
+    (
+        "a truncate taken back",
+        &[
+            "begin; update items set n = 4 where owner = 1; savepoint a; truncate items; rollback to a; commit",
+        ],
+    ),
+    (
+        "prepared and committed",
+        &[
+            "begin; update items set n = 5 where owner = 1; savepoint a; update items set n = 96 where owner = 2; rollback to a; prepare transaction 'c22'",
+            "commit prepared 'c22'",
+        ],
+    ),
+    (
+        "prepared and taken back",
+        &["begin; update items set n = 95; prepare transaction 'c22'", "rollback prepared 'c22'"],
+    ),
+    (
+        "many savepoints",
+        &["do $$ begin
+            for i in 1..300 loop
+                begin
+                    update items set owner = (owner + 1) % 3 where id = i % 9 + 1;
+                exception when others then raise;
+                end;
+            end loop;
+        end $$"],
+    ),
+];
+
 #[test]
 fn c22_only_what_is_committed_counts() {
-    const CASES: &[(&str, &[&str])] = &[
-        (
-            "a savepoint taken back",
-            &[
-                "begin; update items set n = 1 where owner = 1; savepoint a; update items set n = 99 where owner = 2; rollback to a; update items set n = 2 where owner = 0; commit",
-            ],
-        ),
-        (
-            "a savepoint released in one taken back",
-            &[
-                "begin; savepoint a; update items set n = 98; savepoint b; delete from items where owner = 1; release b; rollback to a; insert into items values (100, 1, 7); commit",
-            ],
-        ),
-        (
-            "an exception that is caught",
-            &["do $$ begin
-                update items set n = 3 where owner = 1;
-                for i in 1..50 loop
-                    begin
-                        update items set n = 1000 + i where owner = 2;
-                        if i % 2 = 0 then raise exception 'no'; end if;
-                    exception when raise_exception then
-                        update items set n = n + 1 where owner = 0;
-                    end;
-                end loop;
-            end $$"],
-        ),
-        ("all taken back", &["begin; update items set n = 97; truncate items; rollback"]),
-        (
-            "a truncate taken back",
-            &[
-                "begin; update items set n = 4 where owner = 1; savepoint a; truncate items; rollback to a; commit",
-            ],
-        ),
-        (
-            "prepared and committed",
-            &[
-                "begin; update items set n = 5 where owner = 1; savepoint a; update items set n = 96 where owner = 2; rollback to a; prepare transaction 'c22'",
-                "commit prepared 'c22'",
-            ],
-        ),
-        (
-            "prepared and taken back",
-            &[
-                "begin; update items set n = 95; prepare transaction 'c22'",
-                "rollback prepared 'c22'",
-            ],
-        ),
-        (
-            "many savepoints",
-            &["do $$ begin
-                for i in 1..300 loop
-                    begin
-                        update items set owner = (owner + 1) % 3 where id = i % 9 + 1;
-                    exception when others then raise;
-                    end;
-                end loop;
-            end $$"],
-        ),
-    ];
     run(async {
         let server = own_postgres(&[]).await;
         let database = Database::on(&server, "c22").await;
@@ -138,7 +137,7 @@ fn c22_only_what_is_committed_counts() {
         all_equal(&kck.address, &database.client, &keys).await;
         counters_equal(&kck.address, &database.client).await;
         let (watch, writer) = (Watch::over(&kck, &database.url), Writer::start(&database.url));
-        for (what, steps) in CASES {
+        for (what, steps) in TAKEN_BACK {
             for step in *steps {
                 database.run(step).await;
                 // Equal while it is prepared, too.
