@@ -53,6 +53,8 @@ const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// Between tries of a store or a source that is away.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
+/// The same of a barrier: a source that shuts down waits for what comes after.
+const RETRY_BARRIER_MOST: Duration = Duration::from_secs(1);
 
 /// What a [`Step`] stands on.
 pub struct Parts {
@@ -188,7 +190,7 @@ impl Step {
             Err(error) => {
                 self.parts.observer.part("source", Some(crate::postgres::describe_chain(&error)));
                 tokio::time::sleep(self.retry).await;
-                self.retry = (self.retry * 2).min(RETRY_MOST);
+                self.retry = (self.retry * 2).min(RETRY_BARRIER_MOST);
                 None
             }
         }
@@ -348,6 +350,23 @@ impl Step {
         if waited < STANDBY_AFTER || (waited < EARLY_AFTER && !self.is_standby(inbox).await) {
             return;
         }
+        self.mark_all_early(inbox).await;
+    }
+
+    /// The source answers no barrier, though its stream may go on: one that shuts down in order has ended every other
+    /// connection, and waits until all that it sent is acknowledged. What was delivered is marked early past the usual
+    /// limit, and what is durable is recorded and acknowledged.
+    pub async fn unanswered(&mut self, inbox: &Inbox) {
+        if !inbox.pending().is_empty() {
+            let (since, _) = *self.invisible.get_or_insert((Instant::now(), INVISIBLE_FIRST));
+            if since.elapsed() >= EARLY_AFTER {
+                self.mark_all_early(inbox).await;
+            }
+        }
+        self.record(inbox).await;
+    }
+
+    async fn mark_all_early(&mut self, inbox: &Inbox) {
         let early = inbox.pending().unmarked();
         if early.transactions == 0 {
             return;

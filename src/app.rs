@@ -160,6 +160,19 @@ impl App {
         environment: &[(String, String)],
         observer: Observer,
     ) -> Result<Self, Failure> {
+        Self::start_over(config, environment, observer, None).await
+    }
+
+    /// As [`App::start`], over this store if there is one: for tests of what stands on a store that fails.
+    ///
+    /// # Errors
+    /// What cannot be started, and what to do.
+    pub async fn start_over(
+        config: Config,
+        environment: &[(String, String)],
+        observer: Observer,
+        store: Option<Arc<dyn Store>>,
+    ) -> Result<Self, Failure> {
         observer.halt_at(config.halt_at);
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|error| Failure::new(error.to_string(), ""))?;
@@ -172,7 +185,7 @@ impl App {
         let starting = CancellationToken::new();
         let _no_more = starting.clone().drop_guard();
         let mut rebuilt = tokio::select! {
-            rebuilt = rebuild(&config, &source, &observer) => rebuilt?,
+            rebuilt = rebuild(&config, &source, &observer, store) => rebuilt?,
             () = serve::http::starting(&listener, &starting) => {
                 return Err(Failure::new("stopped while starting", ""));
             }
@@ -298,11 +311,15 @@ async fn rebuild(
     config: &Config,
     source: &Arc<Source>,
     observer: &Observer,
+    store: Option<Arc<dyn Store>>,
 ) -> Result<Rebuilt, Failure> {
     let mut client = source.connect("describe", &[]).await?;
     let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
     resume::stand_by(&client, &names.slot, observer).await?;
-    let store = open_store(config).await?;
+    let store = match store {
+        Some(store) => store,
+        None => open_store(config).await?,
+    };
     let files = Files::read(&config.directory.join("products"));
     let mut catalog = load::catalog(&mut client, files.loaded()).await?;
     let index = load::index(&catalog);

@@ -96,7 +96,11 @@ async fn advance(mut step: Step, pipeline: &Pipeline, shutdown: &CancellationTok
     // A barrier is due when something has arrived, when somebody waits, or when the time is up.
     while step.pause(inbox, shutdown).await {
         let openings = inbox.openings();
-        let Some(barrier) = step.barrier().await else { continue }; // R1: what is visible, and where the log is
+        // R1: what is visible, and where the log is.
+        let Some(barrier) = step.barrier().await else {
+            step.unanswered(inbox).await;
+            continue;
+        };
         let released = inbox.release(&barrier.snapshot, openings); //  visible, in commit order
         let Some(mut group) = released else { continue };
         let any = group.transactions > 0;

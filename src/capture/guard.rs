@@ -35,11 +35,7 @@ pub async fn watch(
 ) -> Verdict {
     let mut growth = Growth::default();
     loop {
-        let looked = match source.client().await {
-            Ok(client) => slot::slot(client, slot).await,
-            Err(error) => Err(error),
-        };
-        match looked {
+        match source.slot(slot).await {
             Ok(None) => return Verdict::Lost,
             Ok(Some(found)) => {
                 let rate = growth.rate(Instant::now(), &found);

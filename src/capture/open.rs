@@ -238,14 +238,8 @@ pub(super) fn judge_notice(said: &ServerError, settings: &Settings) -> Result<()
     }
 }
 
-/// The publication is looked up as of each change, so making it again does not bring back what was passed.
+/// The publication is looked up as of each change, so making it again does not bring back what was passed: only a slot
+/// made after it can go on.
 fn unpublished(said: &ServerError, settings: &Settings) -> Error {
-    Error::Refused {
-        action: "follow the replication stream",
-        fact: said.to_string(),
-        hint: format!(
-            "publication '{}' was dropped: make it again, and let kck make a new slot (drop slot '{}')",
-            settings.publication, settings.slot
-        ),
-    }
+    lost(settings, format!("publication '{}' was dropped: {said}", settings.publication))
 }

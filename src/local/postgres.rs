@@ -41,6 +41,8 @@ pub struct PostgresSettings {
     pub statements: bool,
     /// Further settings; they win over those made here.
     pub extra: Vec<(String, String)>,
+    /// Further arguments of `initdb`, such as `--wal-segsize=1`.
+    pub initdb: Vec<String>,
     /// Where fetched programs are kept; none: the user's cache.
     pub cache: Option<PathBuf>,
 }
@@ -110,6 +112,19 @@ impl Postgres {
         &self.plan.programs
     }
 
+    /// Where its data lie.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Ends it at once, as `pg_ctl stop -m immediate` does: nothing is written, the next start recovers.
+    pub async fn abort(&mut self) -> Result<(), Error> {
+        match self.process.take() {
+            Some(process) => process.end("QUIT").await,
+            None => Ok(()),
+        }
+    }
+
     /// Ends it in order: clients are disconnected, everything is written.
     pub async fn stop(&mut self) -> Result<(), Error> {
         match self.process.take() {
@@ -147,6 +162,7 @@ impl Plan {
         self.make_folder(&unfinished)?;
         let mut initdb = self.account.command(&self.programs.join("initdb"), directory);
         initdb.args(["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--auth=trust"]);
+        initdb.args(&self.settings.initdb);
         initdb.args(["--username", USER, "--pgdata"]).arg(&unfinished);
         let secret = directory.join("password");
         if let Some(password) = &self.settings.password {

@@ -31,6 +31,8 @@ const ACTION: &str = "connect to the source";
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
+/// And as soon while something is asked, where the system gives up much later by itself.
+const UNANSWERED_MOST: Duration = Duration::from_secs(60);
 
 /// Connects as `kck/ROLE`, with [`SETTINGS`] and then `settings`.
 ///
@@ -49,6 +51,7 @@ pub async fn connect(
         .keepalives_idle(KEEPALIVE_IDLE)
         .keepalives_interval(KEEPALIVE_INTERVAL)
         .keepalives_retries(KEEPALIVE_RETRIES)
+        .tcp_user_timeout(UNANSWERED_MOST)
         .ssl_mode(SslMode::from(address.tls().mode));
     // The driver's own limit ends when a socket is open; a server that then says nothing is no better.
     let endpoints = u32::try_from(address.endpoints().len()).unwrap_or(u32::MAX).max(1);

@@ -1,6 +1,6 @@
 //! Changed rows → the parameters they lead to: the statements that `depend` wrote, all of a group in one round trip.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, Statement, types::ToSql};
@@ -14,6 +14,9 @@ const PREPARED_KEPT: usize = 1024;
 
 /// A lookup that takes longer is given up: its product counts as touched whole.
 const LOOKUP_AT_MOST: &str = "2s";
+
+/// All of a group together: past it the connection counts as lost, for a way that swallows what is sent tells nobody.
+const GROUP_AT_MOST: Duration = Duration::from_secs(15);
 
 /// A statement, and its arguments: arrays of texts.
 pub type Question<'q> = (&'q str, Vec<Vec<&'q str>>);
@@ -49,6 +52,16 @@ impl Lookups {
 
     /// Asks all of them, in this order, without waiting in between. Each has its own answer or error.
     pub async fn ask(&mut self, questions: &[Question<'_>]) -> Vec<Result<Answer, Error>> {
+        match tokio::time::timeout(GROUP_AT_MOST, self.ask_all(questions)).await {
+            Ok(answers) => answers,
+            Err(elapsed) => {
+                self.open = None;
+                questions.iter().map(|_| Err(unanswered(&elapsed.to_string()))).collect()
+            }
+        }
+    }
+
+    async fn ask_all(&mut self, questions: &[Question<'_>]) -> Vec<Result<Answer, Error>> {
         let open = match self.open().await {
             Ok(open) => open,
             Err(error) => {

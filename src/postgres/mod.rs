@@ -89,7 +89,7 @@ impl Source {
     /// What the source said, or [`Error::Refused`] for another history or a standby.
     pub async fn connect(&self, role: &str, settings: &[(&str, &str)]) -> Result<Client, Error> {
         let client = self.connect_to_any(role, settings).await?;
-        let facts = slot::facts(&client).await?;
+        let facts = within(QUESTION_AT_MOST, slot::facts(&client)).await?;
         let refused = |message: String, hint: &str| Error::Refused {
             action: "check the source",
             sqlstate: String::new(),
@@ -128,8 +128,13 @@ struct Open {
     catalogue: Option<Statement>,
 }
 
-/// No small question takes longer; one that does is given up with its connection.
+/// No small question takes longer; one that does is given up with its connection: a way that swallows what is sent
+/// tells nobody.
 const QUESTION_AT_MOST: Duration = Duration::from_secs(30);
+/// Definitions are looked at every second or so, and certificates wait for it.
+const LOOK_AT_MOST: Duration = Duration::from_secs(12);
+/// A barrier is answered at once, and everything waits for it.
+const BARRIER_AT_MOST: Duration = Duration::from_secs(8);
 
 impl Housekeeping {
     /// Nothing is opened yet.
@@ -144,7 +149,7 @@ impl Housekeeping {
     /// What the source said; the next call opens a new connection.
     pub async fn barrier(&mut self) -> Result<barrier::Barrier, Error> {
         let open = self.open().await?;
-        let answer = within(barrier::take(&open.client, &open.barrier)).await;
+        let answer = within(BARRIER_AT_MOST, barrier::take(&open.client, &open.barrier)).await;
         self.judge(answer)
     }
 
@@ -154,7 +159,7 @@ impl Housekeeping {
     /// What the source said.
     pub async fn nudge(&mut self) -> Result<crate::change::Lsn, Error> {
         let open = self.open().await?;
-        let answer = within(barrier::nudge(&open.client)).await;
+        let answer = within(BARRIER_AT_MOST, barrier::nudge(&open.client)).await;
         self.judge(answer)
     }
 
@@ -176,7 +181,7 @@ impl Housekeeping {
                 })?)
             }
         };
-        let answer = within(catalogue::look(&open.client, question, objects)).await;
+        let answer = within(LOOK_AT_MOST, catalogue::look(&open.client, question, objects)).await;
         self.judge(answer)
     }
 
@@ -189,7 +194,7 @@ impl Housekeeping {
         name: &str,
     ) -> Result<Option<publication::Publication>, Error> {
         let open = self.open().await?;
-        let answer = within(publication::publication(&open.client, name)).await;
+        let answer = within(QUESTION_AT_MOST, publication::publication(&open.client, name)).await;
         self.judge(answer)
     }
 
@@ -203,7 +208,8 @@ impl Housekeeping {
         tables: &BTreeSet<TableId>,
     ) -> Result<BTreeSet<TableId>, Error> {
         let open = self.open().await?;
-        let answer = within(publication::withdraw(&open.client, name, tables)).await;
+        let answer =
+            within(QUESTION_AT_MOST, publication::withdraw(&open.client, name, tables)).await;
         self.judge(answer)
     }
 
@@ -213,9 +219,19 @@ impl Housekeeping {
     /// What the source said.
     pub async fn is_standby(&mut self, pid: i32) -> Result<bool, Error> {
         let open = self.open().await?;
-        let answer = within(slot::sync_state(&open.client, pid)).await;
+        let answer = within(BARRIER_AT_MOST, slot::sync_state(&open.client, pid)).await;
         let state = self.judge(answer)?;
         Ok(matches!(state.as_deref(), Some("sync" | "quorum" | "potential")))
+    }
+
+    /// Looks at a slot, if it exists.
+    ///
+    /// # Errors
+    /// What the source said; the next call opens a new connection.
+    pub async fn slot(&mut self, name: &str) -> Result<Option<slot::Slot>, Error> {
+        let open = self.open().await?;
+        let answer = within(BARRIER_AT_MOST, slot::slot(&open.client, name)).await;
+        self.judge(answer)
     }
 
     /// The connection, for a question of another file.
@@ -238,7 +254,7 @@ impl Housekeeping {
             // A missing standby must not hold kck's own small writes up.
             let settings = [("synchronous_commit", "local"), ("statement_timeout", "20s")];
             let client = self.source.connect("housekeeping", &settings).await?;
-            let barrier = barrier::prepare(&client).await?;
+            let barrier = within(QUESTION_AT_MOST, barrier::prepare(&client)).await?;
             self.open = Some(Open { client, history, barrier, catalogue: None });
         }
         self.open.as_mut().ok_or(Error::Refused {
@@ -257,8 +273,12 @@ impl Housekeeping {
     }
 }
 
-async fn within<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(QUESTION_AT_MOST, question).await {
+/// A question that is given up after `limit`.
+async fn within<T>(
+    limit: Duration,
+    question: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, question).await {
         Ok(answer) => answer,
         Err(elapsed) => Err(Error::Gone { action: "ask the source", source: elapsed.into() }),
     }

@@ -15,6 +15,10 @@ use super::{Error, Source, prepared::Prepared};
 /// Statements kept prepared on one connection.
 const PREPARED_KEPT: usize = 256;
 
+/// How much later than `statement_timeout` an answer may come before the connection counts as lost: the source gives
+/// up in time, but a way that swallows what is sent tells nobody.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// One key's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -67,7 +71,11 @@ impl Pool {
         let _place = place
             .map_err(|closed| Error::Gone { action: "run a product", source: closed.into() })?;
         let mut connection = self.connection().await?;
-        let result = query(&mut connection, sql, arguments).await;
+        let limit = self.statement_timeout.saturating_add(GRACE);
+        let asked = tokio::time::timeout(limit, query(&mut connection, sql, arguments)).await;
+        let result = asked.unwrap_or_else(|elapsed| {
+            Err(Error::Gone { action: "run a product", source: elapsed.into() })
+        });
         let usable = matches!(&result, Ok(_) | Err(Error::Statement { .. }));
         if usable && !connection.client.is_closed() && connection.history == self.source.history() {
             self.idle().push(connection);

@@ -463,6 +463,14 @@ impl Ledger {
         Some(Forget { key: key.clone(), stamp: tracked.stamp, mark: tracked.mark })
     }
 
+    /// The version of an answer that is not kept: at least `clock`, above every one that was issued for the key before,
+    /// and below every one after it.
+    pub fn surpassed(&mut self, key: &Key, clock: u64) -> u64 {
+        let issued = self.keys.get(key).map_or(0, |tracked| tracked.version);
+        self.version_floor = clock.max(issued + 1).max(self.version_floor + 1);
+        self.version_floor
+    }
+
     /// The second half: the deletion is durable and the key was not tracked anew meanwhile.
     pub fn forget(&mut self, forgotten: &Forget) {
         if self

@@ -139,8 +139,8 @@ impl From<postgres::Error> for RunError {
     fn from(error: postgres::Error) -> Self {
         match error {
             postgres::Error::Statement { sqlstate, .. } => Self::Statement { sqlstate },
-            // A right that is missing is the product's trouble, not the connection's.
-            postgres::Error::Refused { sqlstate, .. } if !sqlstate.is_empty() => {
+            // A right that is missing is the product's trouble; not to be let in is nobody's but the source's.
+            postgres::Error::Refused { sqlstate, .. } if sqlstate == "42501" => {
                 Self::Statement { sqlstate }
             }
             other => Self::Unavailable(postgres::describe_chain(&other)),

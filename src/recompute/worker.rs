@@ -242,7 +242,7 @@ impl Worker {
             return;
         }
         let Some(lease) = lease else {
-            let meta = context.uncached(body);
+            let meta = self.surpass(&key, context.uncached(body)).await;
             self.answer(&key, Ok(Arc::new(Fresh { meta, body: body.clone(), cached: false })));
             return;
         };
@@ -260,6 +260,24 @@ impl Worker {
             }
             Verdict::Void => self.again(&key),
         }
+    }
+
+    /// An answer that is not kept is newer than what is: its version is above, and what is kept is let go, so that no
+    /// older one is answered after it.
+    async fn surpass(&self, key: &Key, mut meta: Meta) -> Meta {
+        let kept = {
+            let mut ledger = self.handle.ledger();
+            meta.version = ledger.surpassed(key, meta.version);
+            ledger.standing(key).is_some()
+        };
+        let let_go = async {
+            self.handle.shared.reserve.ensure(Stamp(0), meta.version).await?;
+            if kept { self.handle.untrack(key).await } else { Ok(()) }
+        };
+        if let Err(error) = let_go.await {
+            tracing::warn!(%error, "letting an older answer go waits for the store");
+        }
+        meta
     }
 
     /// The result is worthless, who waits gets the next one. Waiters give up by their own deadlines.
@@ -333,7 +351,7 @@ impl Context<'_> {
         Some(SourceTime(self.ran.time.0.saturating_add(expire)))
     }
 
-    /// An answer that is not kept: its version is the source's clock, above any that was kept before.
+    /// An answer that is not kept: its version is the source's clock, or above what was issued.
     fn uncached(&self, body: &[u8]) -> Meta {
         Meta {
             as_of: self.as_of,

@@ -14,6 +14,7 @@ mod describe;
 mod doctor;
 mod epoch;
 mod explain;
+mod faults;
 mod flow;
 mod invisible;
 mod oracle;

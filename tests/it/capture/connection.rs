@@ -217,8 +217,8 @@ fn a_dropped_publication_or_slot_ends_the_stream() {
         drop_publication(&source.database.client, "capture_dropped").await.unwrap();
         source.run("insert into numbers values (2)").await;
         let error = end(&mut stream).await;
-        let Error::Refused { hint, .. } = &error else { panic!("{error:?}") };
-        assert!(hint.contains("publication 'capture_dropped' was dropped"), "{hint}");
+        let Error::SlotLost { fact, .. } = &error else { panic!("{error:?}") };
+        assert!(fact.contains("publication 'capture_dropped' was dropped"), "{fact}");
 
         let source = Source::new("capture_undone", ONE_TABLE, &["numbers"]).await;
         let mut stream = source.stream().await;

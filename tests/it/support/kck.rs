@@ -1,6 +1,6 @@
 //! A kck in this process, over a folder of products.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use kck::{
     app::App,
@@ -72,8 +72,14 @@ impl Project {
     }
 
     pub(crate) async fn start_unjoined(&self) -> Kck {
+        self.start_over(None).await
+    }
+
+    /// Starts kck over this store, if there is one; products may join later.
+    pub(crate) async fn start_over(&self, store: Option<Arc<dyn kck::store::Store>>) -> Kck {
         let observer = Observer::default();
-        let app = Box::pin(App::start(self.config(), &[], observer.clone())).await.unwrap();
+        let started = App::start_over(self.config(), &[], observer.clone(), store);
+        let app = Box::pin(started).await.unwrap();
         Kck { address: app.address.to_string(), app, observer }
     }
 }

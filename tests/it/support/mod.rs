@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::LazyLock};
 pub(crate) mod client;
 pub(crate) mod kck;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod servers;
 
 /// One runtime for all tests, so that the servers they share outlive each.

@@ -23,12 +23,20 @@ pub(crate) fn command() -> Command {
 pub(crate) struct Process {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
+    /// Empty until it is ready.
     pub(crate) address: String,
 }
 
 impl Process {
     /// Starts `kck run` on the project, and waits until it answers. `halt_at` names the point where it stops.
     pub(crate) async fn start(project: &Project, halt_at: &str) -> Self {
+        let mut process = Self::launch(project, halt_at);
+        process.ready().await;
+        process
+    }
+
+    /// Starts `kck run` on the project, and does not wait.
+    pub(crate) fn launch(project: &Project, halt_at: &str) -> Self {
         let file = project.folder.0.join("kck.toml");
         std::fs::write(&file, &project.settings).unwrap();
         let mut child = command()
@@ -40,10 +48,14 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let ready = line(&mut log, "ready address=").await;
-        let address = ready.split("address=").nth(1).unwrap().trim().to_owned();
-        Self { child, log, address }
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, log, address: String::new() }
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn ready(&mut self) {
+        let ready = self.says("ready address=").await;
+        self.address = ready.split("address=").nth(1).unwrap().trim().to_owned();
     }
 
     /// Waits for a line of the log.
@@ -53,8 +65,41 @@ impl Process {
 
     /// kill -HUP.
     pub(crate) fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
+    /// Sends it a signal by its name: `STOP`, `CONT`, `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        assert!(std::process::Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+        let sent = std::process::Command::new("kill").args([&format!("-{signal}"), &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it holds in memory now, and the most that it ever held, in bytes.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let id = self.child.id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let of = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+
+    /// The processor time that it has used, in milliseconds.
+    pub(crate) fn processor_ms(&self) -> u64 {
+        let id = self.child.id().expect("it runs");
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        // After the name in parentheses: user and system time are the 12th and 13th, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+        (ticks(11) + ticks(12)) * 10
+    }
+
+    /// Waits until it has ended by itself, and gives how.
+    pub(crate) async fn ended(mut self) -> std::process::ExitStatus {
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), self.child.wait());
+        ended.await.expect("it ends").unwrap()
     }
 
     /// kill -9.

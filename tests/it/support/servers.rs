@@ -44,9 +44,14 @@ pub(crate) async fn cassandra() -> String {
 
 /// A Postgres of one test's own, for what concerns the whole server.
 pub(crate) async fn own_postgres(extra: &[(&str, &str)]) -> Postgres {
+    own_postgres_like(extra, PostgresSettings::default()).await
+}
+
+/// The same, with what else it should be like.
+pub(crate) async fn own_postgres_like(extra: &[(&str, &str)], like: PostgresSettings) -> Postgres {
     let extra =
         extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let settings = PostgresSettings { extra, cache: cache(), ..PostgresSettings::default() };
+    let settings = PostgresSettings { extra, cache: cache(), ..like };
     Postgres::start(settings, &report).await.unwrap()
 }
 
