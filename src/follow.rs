@@ -69,7 +69,7 @@ pub(crate) async fn run(
     let mut again = Again { parts: Arc::clone(&parts), epochs: VecDeque::new(), verdict: None };
     loop {
         let inbox = Arc::new(Inbox::new(resumed.position.lsn, &resumed.early, doubts));
-        let ended = once(&parts, &resumed, &inbox, &shutdown).await;
+        let ended = Box::pin(once(&parts, &resumed, &inbox, &shutdown)).await;
         let opened = parts.progress.borrow().connection > 0;
         match ended {
             Ended::Stopped => return Ok(()),

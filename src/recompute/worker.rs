@@ -242,9 +242,7 @@ impl Worker {
             return;
         }
         let Some(lease) = lease else {
-            let meta = self.surpass(&key, context.uncached(body)).await;
-            self.answer(&key, Ok(Arc::new(Fresh { meta, body: body.clone(), cached: false })));
-            return;
+            return self.give(&key, context.uncached(body), body).await;
         };
         let verdict = self.handle.ledger().accept(&key, &context.computed(lease, body));
         match verdict {
@@ -259,6 +257,22 @@ impl Worker {
                 self.handle.moved(&key);
             }
             Verdict::Void => self.again(&key),
+        }
+    }
+
+    /// An answer that is not kept goes to who waits for it. Where nobody does, what is kept stays and is served as stale:
+    /// nobody has seen anything newer.
+    async fn give(&self, key: &Key, meta: Meta, body: &bytes::Bytes) {
+        let mut waiters = self.handle.queue().finish(key);
+        waiters.retain(|waiter| !waiter.is_closed());
+        if waiters.is_empty() {
+            return;
+        }
+        let meta = self.surpass(key, meta).await;
+        let fresh = Arc::new(Fresh { meta, body: body.clone(), cached: false });
+        for waiter in waiters {
+            // A reader that has gone needs no answer.
+            drop(waiter.send(Ok(Arc::clone(&fresh))));
         }
     }
 

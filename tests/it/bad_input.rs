@@ -1,12 +1,11 @@
 //! What is wrong is said with what, where and what to do; and a table is never published to its writers' harm.
 
-use std::process::Output;
-
 use serde_json::json;
 
 use crate::support::{
     kck::{Project, Store},
-    process, run,
+    process::{output as command, stderr, stdout},
+    run,
     servers::{Database, connect, own_postgres},
 };
 
@@ -25,22 +24,6 @@ async fn shop(name: &str) -> (Database, Project) {
         "select id from orders where customer_id = :customer_id and id > :after_id",
     );
     (database, project)
-}
-
-async fn command(project: &Project, arguments: &[&str]) -> Output {
-    let file = project.folder.0.join("kck.toml");
-    std::fs::write(&file, &project.settings).unwrap();
-    let mut command = process::command();
-    command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
-    command.output().await.unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]

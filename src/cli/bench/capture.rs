@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::side::Side;
 use crate::{
     change::Lsn,
-    cli::{Stop, demo::latency, say, told_to_stop},
+    cli::{Stop, demo::latency, say},
 };
 
 /// What is written before it is drained.
@@ -54,13 +54,7 @@ pub(super) struct Capture {
 
 impl Capture {
     pub(super) async fn run(self) -> Result<(), Stop> {
-        let side = Side::start(self.postgres, false).await?;
-        let ended = tokio::select! {
-            ended = self.measure(&side) => ended,
-            () = told_to_stop() => Err(Stop::cannot("told to stop before the end")),
-        };
-        side.stop().await?;
-        ended
+        Side::during(self.postgres, false, async |side| self.measure(side).await).await
     }
 
     async fn measure(&self, side: &Side) -> Result<(), Stop> {

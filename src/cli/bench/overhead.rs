@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use clap::Args;
 
 use super::side::Side;
-use crate::cli::{Stop, say, told_to_stop};
+use crate::cli::{Stop, say};
 
 /// pgbench's rate on the source with nobody attached, with pg_recvlogical, and with kck.
 #[derive(Debug, Args)]
@@ -30,13 +30,7 @@ enum Attached {
 
 impl Overhead {
     pub(super) async fn run(self) -> Result<(), Stop> {
-        let side = Side::start(self.postgres, true).await?;
-        let ended = tokio::select! {
-            ended = self.measure(&side) => ended,
-            () = told_to_stop() => Err(Stop::cannot("told to stop before the end")),
-        };
-        side.stop().await?;
-        ended
+        Side::during(self.postgres, true, async |side| self.measure(side).await).await
     }
 
     async fn measure(&self, side: &Side) -> Result<(), Stop> {

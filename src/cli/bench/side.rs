@@ -16,7 +16,7 @@ use crate::{
     cli::{
         Stop,
         demo::own::{self, Folder, POSITION, refused},
-        environment, say,
+        environment, say, told_to_stop,
     },
     local::{self, Postgres, PostgresSettings},
     observe::{Event, Observer},
@@ -48,7 +48,7 @@ pub(super) struct Side {
 
 impl Side {
     /// Starts a server of this version and fills its tables. What survives a crash does not matter here.
-    pub(super) async fn start(version: Option<u16>, fsync: bool) -> Result<Self, Stop> {
+    async fn start(version: Option<u16>, fsync: bool) -> Result<Self, Stop> {
         let environment = environment();
         let cache = environment.iter().find(|(name, _)| name == "KCK_CACHE");
         let extra = [("max_wal_size", "32GB"), ("checkpoint_timeout", "1h")];
@@ -72,8 +72,19 @@ impl Side {
         Ok(side)
     }
 
-    pub(super) async fn stop(mut self) -> Result<(), Stop> {
-        Ok(self.postgres.stop().await?)
+    /// Measures on a server that is started for it and stopped after it, also at Ctrl-C.
+    pub(super) async fn during(
+        version: Option<u16>,
+        fsync: bool,
+        measure: impl AsyncFnOnce(&Self) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let mut side = Self::start(version, fsync).await?;
+        let ended = tokio::select! {
+            ended = measure(&side) => ended,
+            () = told_to_stop() => Err(Stop::cannot("told to stop before the end")),
+        };
+        side.postgres.stop().await?;
+        ended
     }
 
     pub(super) async fn version(&self) -> Result<String, Stop> {

@@ -3,14 +3,15 @@
 //!
 //! `KCK_UPDATE=1` writes the files in `tests/it/snapshots/doctor` anew.
 
-use std::{path::Path, process::Output};
+use std::path::Path;
 
 use kck::local::Postgres;
 use serde_json::Value;
 
 use crate::support::{
     kck::{Project, Store},
-    process, run,
+    process::{output as command, stderr, stdout},
+    run,
     servers::{Database, connect, own_postgres},
     setting,
 };
@@ -34,22 +35,6 @@ async fn shop(server: &Postgres, name: &str) -> (Database, Project) {
     let project = Project::new(&database, Store::Embedded).await;
     project.product("orders_of", ORDERS_OF);
     (database, project)
-}
-
-async fn command(project: &Project, arguments: &[&str]) -> Output {
-    let file = project.folder.0.join("kck.toml");
-    std::fs::write(&file, &project.settings).unwrap();
-    let mut command = process::command();
-    command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
-    command.output().await.unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// What differs from run to run is taken out: numbers with their units, and the test's folder.

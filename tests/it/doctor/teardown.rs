@@ -1,7 +1,11 @@
 //! Leaving removes what kck made in the source, and nothing else.
 
-use super::{command, shop, stderr, stdout};
-use crate::support::{run, servers::own_postgres};
+use super::shop;
+use crate::support::{
+    process::{output as command, stderr, stdout},
+    run,
+    servers::own_postgres,
+};
 
 const SLOTS: &str = "select count(*) from pg_replication_slots";
 const PUBLICATIONS: &str = "select count(*) from pg_publication";

