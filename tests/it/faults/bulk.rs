@@ -35,8 +35,8 @@ fn c19_a_large_delete_and_a_cascading_truncate_need_little_memory() {
             );
         }
         let process = Process::start(&project, "").await;
-        database
-            .run(&format!(
+        let position = database
+            .commit(&format!(
                 "insert into bulk select n, n % 1000, repeat('x', 50) from generate_series(1, {rows}) n;
                  insert into t0 select n, n, 'x' from generate_series(1, 1000) n;
                  insert into t1 select id from t0; insert into t2 select id from t1;
@@ -49,6 +49,7 @@ fn c19_a_large_delete_and_a_cascading_truncate_need_little_memory() {
         keys.extend([1, 500].map(|owner| {
             (format!("many_of/{owner}"), format!("select count(*) from bulk where owner = {owner}"))
         }));
+        matched(&process, &position).await;
         super::all_equal(&process.address, &database.client, &keys).await;
         counters_equal(&process.address, &database.client).await;
         // Kept, so joined: for that the connection was opened anew.
@@ -69,14 +70,7 @@ fn c19_a_large_delete_and_a_cascading_truncate_need_little_memory() {
             let caught_up = format!(
                 "select confirmed_flush_lsn >= '{position}' from pg_replication_slots where slot_name = 'c19'"
             );
-            // The long form takes its time.
-            while long()
-                && get(&process.address, &format!("/fetch/many_0?min_lsn={position}&wait=30s"), &[])
-                    .await
-                    .unwrap()
-                    .status
-                    != 200
-            {}
+            matched(&process, &position).await;
             until(&database.client, &caught_up).await;
             let (now, most) = process.memory();
             eprintln!(
@@ -92,4 +86,10 @@ fn c19_a_large_delete_and_a_cascading_truncate_need_little_memory() {
         assert_eq!(database.one(sender).await, pid, "keepalives went on");
         process.kill().await;
     });
+}
+
+/// Returns when a reader can demand this position; the long form takes longer than a reader may wait.
+async fn matched(process: &Process, position: &str) {
+    let path = format!("/fetch/many_0?min_lsn={position}&wait=30s");
+    while get(&process.address, &path, &[]).await.unwrap().status != 200 && long() {}
 }

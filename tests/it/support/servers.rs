@@ -4,6 +4,8 @@ use kck::local::{Cassandra, CassandraSettings, Postgres, PostgresSettings};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
+use super::setting;
+
 static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
 static CASSANDRA: OnceCell<Cassandra> = OnceCell::const_new();
 
@@ -15,9 +17,15 @@ fn report(line: &str) {
     eprintln!("{line}");
 }
 
+/// The major version that is asked for; none: the newest installed.
+fn version() -> Option<u16> {
+    setting("KCK_POSTGRES__VERSION").map(|version| u16::try_from(version).unwrap())
+}
+
 async fn postgres() -> &'static Postgres {
     let start = || async {
         let settings = PostgresSettings {
+            version: version(),
             statements: true,
             extra: vec![
                 ("max_replication_slots".into(), "120".into()),
@@ -51,7 +59,7 @@ pub(crate) async fn own_postgres(extra: &[(&str, &str)]) -> Postgres {
 pub(crate) async fn own_postgres_like(extra: &[(&str, &str)], like: PostgresSettings) -> Postgres {
     let extra =
         extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let settings = PostgresSettings { extra, cache: cache(), ..like };
+    let settings = PostgresSettings { version: version(), extra, cache: cache(), ..like };
     Postgres::start(settings, &report).await.unwrap()
 }
 
