@@ -36,7 +36,7 @@ fn own(facts: &Facts<'_>, source: &Source, host: Host) -> Finding {
         return Finding::fail("D22", found, fix);
     }
     if slot.lost() {
-        let why = slot.invalidation_reason.as_deref().unwrap_or("too much log was kept for it");
+        let why = why_invalid(slot.invalidation_reason.as_deref());
         let found = format!("slot {name} was invalidated ({why}): nothing is followed any more");
         let mut fix = vec![
             "start kck: it makes another and computes everything anew; or drop it now:".to_owned(),
@@ -81,6 +81,17 @@ fn own(facts: &Facts<'_>, source: &Source, host: Host) -> Finding {
         "start kck, or type kck teardown if it is not to come back".to_owned()
     }];
     Finding::warn("D22", found, fix)
+}
+
+/// `invalidation_reason` of `pg_replication_slots` in words; before PostgreSQL 17 there is one reason only.
+fn why_invalid(reason: Option<&str>) -> &str {
+    match reason {
+        None | Some("wal_removed") => "too much log was kept for it",
+        Some("rows_removed") => "rows of the catalogue that it needs were removed",
+        Some("wal_level_insufficient") => "wal_level was lowered on the primary",
+        Some("idle_timeout") => "nobody read it for idle_replication_slot_timeout",
+        Some(other) => other,
+    }
 }
 
 /// A reader that says who it is, and is no kck.
