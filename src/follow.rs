@@ -140,7 +140,8 @@ async fn once(
 
     let segment_bytes = u64::try_from(resumed.facts.wal_segment_size).unwrap_or(0);
     let source = || Housekeeping::new(Arc::clone(&parts.source));
-    let step = Step::new(step(parts, resumed, Arc::clone(&control)), inbox);
+    let step = step(parts, resumed.position.lsn, segment_bytes, Arc::clone(&control));
+    let step = Step::new(step, inbox);
     let pipeline = Pipeline {
         index: parts.index.subscribe(),
         inbox: Arc::clone(inbox),
@@ -193,7 +194,12 @@ async fn once(
 }
 
 /// What the pipeline's second half stands on.
-fn step(parts: &Parts, resumed: &Resumed, control: Arc<dyn capture::Control>) -> advance::Parts {
+fn step(
+    parts: &Parts,
+    resume: Lsn,
+    segment_bytes: u64,
+    control: Arc<dyn capture::Control>,
+) -> advance::Parts {
     advance::Parts {
         source: Housekeeping::new(Arc::clone(&parts.source)),
         lookups: Lookups::new(Arc::clone(&parts.source)),
@@ -203,8 +209,8 @@ fn step(parts: &Parts, resumed: &Resumed, control: Arc<dyn capture::Control>) ->
         store: Arc::clone(&parts.store),
         progress: parts.progress.clone(),
         observer: parts.observer.clone(),
-        resume: resumed.position.lsn,
-        segment_bytes: u64::try_from(resumed.facts.wal_segment_size).unwrap_or(0),
+        resume,
+        segment_bytes,
     }
 }
 

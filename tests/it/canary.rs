@@ -4,25 +4,14 @@ use kck::observe::{Event, Point};
 use serde_json::json;
 
 use crate::support::{
-    kck::{Kck, Project, Store},
+    kck::{Kck, Project},
     run,
     servers::Database,
 };
 
-const SUM: &str =
-    "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner";
-
 async fn started(name: &str) -> (Database, Project, Kck) {
     let database = Database::new(name).await;
-    database
-        .run(
-            "create table items (id bigint primary key, owner bigint not null, n bigint not null);
-             alter table items replica identity full;
-             insert into items select n, n % 3, 0 from generate_series(1, 9) n",
-        )
-        .await;
-    let project = Project::new(&database, Store::Embedded).await;
-    project.product("sum_of", SUM);
+    let project = Project::sums(&database).await;
     let kck = project.start().await;
     assert_eq!(kck.get("/fetch/sum_of/1").await.value(), json!(0));
     (database, project, kck)

@@ -4,25 +4,14 @@ use kck::observe::Event;
 use serde_json::json;
 
 use crate::support::{
-    kck::{Kck, Project, Store},
+    kck::{Kck, Project},
     run,
     servers::{Database, commit, connect, own_postgres, wait_for_standby},
 };
 
-const SUM: &str =
-    "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner";
-
 async fn shop(server: &kck::local::Postgres, name: &str) -> (Database, Project) {
     let database = Database::on(server, name).await;
-    database
-        .run(
-            "create table items (id bigint primary key, owner bigint not null, n bigint not null);
-             alter table items replica identity full;
-             insert into items select n, n % 3, 0 from generate_series(1, 9) n",
-        )
-        .await;
-    let project = Project::new(&database, Store::Embedded).await;
-    project.product("sum_of", SUM);
+    let project = Project::sums(&database).await;
     (database, project)
 }
 

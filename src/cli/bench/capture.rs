@@ -92,8 +92,7 @@ impl Capture {
         for kck in &kcks {
             theirs.push(drained(side, &kck.name, end).await?);
             ours.push(kck.drains(end).await?);
-            side.run(&format!("select pg_drop_replication_slot('{}')", kck.name)).await?;
-            side.run(&format!("drop publication {}", kck.name)).await?;
+            side.remove(&kck.name).await?;
         }
         let best = |times: &[Duration]| times.iter().min().copied().unwrap_or_default();
         let (theirs, ours) = (best(&theirs), best(&ours));
@@ -160,6 +159,6 @@ async fn drained(side: &Side, slot: &str, end: Lsn) -> Result<Duration, Stop> {
     if !ended.success() {
         return Err(Stop::cannot(format!("pg_recvlogical ended with {ended}")));
     }
-    side.run(&format!("select pg_drop_replication_slot('{copy}')")).await?;
+    side.remove(&copy).await?;
     Ok(took)
 }

@@ -69,9 +69,8 @@ impl Overhead {
             Attached::Recvlogical => Some(side.recvlogical(&kck.name, &kck.name, None).await?),
             _ => None,
         };
-        let drop = format!("select pg_drop_replication_slot('{}')", kck.name);
         if attached == Attached::Nobody {
-            side.run(&drop).await?;
+            side.remove(&kck.name).await?;
         }
         let seconds = self.seconds.to_string();
         let said = side.pgbench(&["-n", "-c", "8", "-j", "2", "-T", &seconds]).await;
@@ -84,13 +83,7 @@ impl Overhead {
         if let Some(running) = running {
             running.app.stop().await;
         }
-        if attached != Attached::Nobody {
-            let free =
-                format!("select active from pg_replication_slots where slot_name = '{}'", kck.name);
-            while side.text(&format!("select ({free})::text")).await? == "true" {}
-            side.run(&drop).await?;
-        }
-        side.run(&format!("drop publication {}", kck.name)).await?;
+        side.remove(&kck.name).await?;
         let said = said?;
         rate(&said).ok_or_else(|| Stop::cannot(format!("pgbench said no rate: {said}")))
     }

@@ -20,7 +20,8 @@ use crate::{
     },
     local::{self, Postgres, PostgresSettings},
     observe::{Event, Observer},
-    postgres::Client,
+    parts::Failure,
+    postgres::{Client, publication, slot},
     progress::Progress,
 };
 
@@ -116,6 +117,13 @@ impl Side {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(Stop::cannot(format!("run pgbench: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
+    /// Drops what a kck of this name has in the source; a reader of its slot that is going is waited for.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), Stop> {
+        slot::drop_slot(&self.client, name).await.map_err(Failure::from)?;
+        publication::drop_publication(&self.client, name).await.map_err(Failure::from)?;
+        Ok(())
     }
 
     /// A file for pgbench to read.

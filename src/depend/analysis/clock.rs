@@ -27,7 +27,6 @@ const TIMETZ: u32 = 1266;
 
 /// Each reason once, as what the product does.
 pub(super) fn reasons(
-    pieces: &[String],
     query: Option<&Value<'_>>,
     views: &BTreeMap<u32, Value<'_>>,
     parameters: &Parameters<'_>,
@@ -55,7 +54,7 @@ pub(super) fn reasons(
         });
     }
     if clock_literals {
-        reasons.extend(clock_words(&pieces.concat()));
+        reasons.extend(parameters.clock.iter().cloned());
     }
     Vec::from_iter(reasons)
 }

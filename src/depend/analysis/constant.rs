@@ -43,9 +43,10 @@ pub(super) fn constant(description: &Description, value: &Value<'_>) -> Option<(
         oid::TIMESTAMP | oid::TIMESTAMPTZ => match i64::from_le_bytes(description.first(bytes)?) {
             i64::MIN | i64::MAX => return None,
             micros => {
-                let days = micros.div_euclid(DAY_MICROSECONDS);
-                let text = moment(days, Some(micros.rem_euclid(DAY_MICROSECONDS)));
-                if type_oid == oid::TIMESTAMPTZ { with_zone(&text) } else { text }
+                let zone = if type_oid == oid::TIMESTAMPTZ { "+00" } else { "" };
+                let (days, rest) =
+                    (micros.div_euclid(DAY_MICROSECONDS), micros.rem_euclid(DAY_MICROSECONDS));
+                moment(days, Some((rest, zone)))
             }
         },
         _ if description.enums.contains(&type_oid) => {
@@ -98,25 +99,18 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     Some(format!("{sign}{whole}{point}{}", fraction.get(..scale)?))
 }
 
-/// Days since 2000-01-01 and microseconds since midnight, as Postgres prints them under DateStyle ISO.
-fn moment(days: i64, micros: Option<i64>) -> String {
+/// Days since 2000-01-01, and microseconds since midnight with their time zone, as Postgres prints them under DateStyle
+/// ISO.
+fn moment(days: i64, time: Option<(i64, &str)>) -> String {
     let (year, month, day) = civil_from_days(days + POSTGRES_EPOCH_DAYS);
     // There is no year 0: before 1 comes 1 BC.
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    let Some(micros) = micros else { return format!("{year:04}-{month:02}-{day:02}{era}") };
+    let Some((micros, zone)) = time else { return format!("{year:04}-{month:02}-{day:02}{era}") };
     let seconds = micros / 1_000_000;
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let fraction = format!(".{:06}", micros % 1_000_000);
     let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction}{era}")
-}
-
-/// The time zone is UTC; it stands before the era.
-fn with_zone(text: &str) -> String {
-    match text.strip_suffix(" BC") {
-        Some(text) => format!("{text}+00 BC"),
-        None => format!("{text}+00"),
-    }
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction}{zone}{era}")
 }
 
 impl Description {

@@ -61,13 +61,7 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
     let row_security = description.tables.iter().filter(|table| table.row_security);
     Rules {
         tables: tables(&found, &parameters, &names),
-        time: clock::reasons(
-            &product.draft.question.pieces,
-            query.as_ref(),
-            &views,
-            &parameters,
-            description,
-        ),
+        time: clock::reasons(query.as_ref(), &views, &parameters, description),
         row_security: row_security.map(full_name).collect(),
         mislabelled: mislabelled.map(|function| function.signature.clone()).collect(),
         parameters: names,

@@ -94,8 +94,8 @@ pub(super) struct Parameters<'d> {
     pub(super) description: &'d Description,
     /// The functions named `current_setting`.
     settings: HashSet<u32>,
-    /// Whether literals may stand for a passing moment: `today`.
-    clock: bool,
+    /// Words of the product's own text that name a passing moment: `today`. Literals may stand for them.
+    pub(super) clock: Vec<String>,
     /// By their number.
     expressions: RefCell<Vec<Expression>>,
 }
@@ -109,7 +109,7 @@ impl<'d> Parameters<'d> {
         Self {
             description,
             settings: settings.map(|function| function.oid).collect(),
-            clock: !clock_words(sql).is_empty(),
+            clock: clock_words(sql),
             expressions: RefCell::default(),
         }
     }
@@ -231,7 +231,7 @@ impl<'d> Parameters<'d> {
     pub(super) fn constant(&self, value: &Value<'_>) -> Option<(String, u32)> {
         let passing = [oid::DATE, oid::TIMESTAMP, oid::TIMESTAMPTZ];
         constant(self.description, value)
-            .filter(|(_, type_oid)| !(self.clock && passing.contains(type_oid)))
+            .filter(|(_, type_oid)| self.clock.is_empty() || !passing.contains(type_oid))
     }
 
     /// The two sides of a comparison that one of kck's families decides.

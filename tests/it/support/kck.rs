@@ -54,6 +54,23 @@ impl Project {
         Self { folder, settings }
     }
 
+    /// Three owners with three items each, and what each owner's sum up to.
+    pub(crate) async fn sums(database: &Database) -> Self {
+        database
+            .run(
+                "create table items (id bigint primary key, owner bigint not null, n bigint not null);
+                 alter table items replica identity full;
+                 insert into items select n, n % 3, 0 from generate_series(1, 9) n",
+            )
+            .await;
+        let project = Self::new(database, Store::Embedded).await;
+        project.product(
+            "sum_of",
+            "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner",
+        );
+        project
+    }
+
     pub(crate) fn product(&self, name: &str, text: &str) -> &Self {
         std::fs::write(self.folder.0.join(format!("products/{name}.sql")), text).unwrap();
         self
