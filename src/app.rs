@@ -30,7 +30,13 @@ use crate::{
     reload::Reload,
     resume::{self, Joins, Names, Resumed, Resuming},
     roster::{Known, Members, Roster},
-    serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
+    serve::{
+        self, Context, Health, SlotHealth,
+        form::Form,
+        near::Near,
+        resolve::Canonicaliser,
+        share::{Budget, Places},
+    },
     store::{
         self, Forget, Store,
         state::{self, Matched, State},
@@ -174,6 +180,7 @@ impl App {
         store: Option<Arc<dyn Store>>,
     ) -> Result<Self, Failure> {
         observer.halt_at(config.halt_at);
+        let http = http_settings(&config)?;
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|error| Failure::new(error.to_string(), ""))?;
         let source_address = self::address(&config, &config.source_url, environment)?;
@@ -186,7 +193,7 @@ impl App {
         let _no_more = starting.clone().drop_guard();
         let mut rebuilt = tokio::select! {
             rebuilt = rebuild(&config, &source, &observer, store) => rebuilt?,
-            () = serve::http::starting(&listener, &starting) => {
+            () = serve::http::starting(&listener, &http, &starting) => {
                 return Err(Failure::new("stopped while starting", ""));
             }
         };
@@ -194,7 +201,7 @@ impl App {
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
         let files = std::mem::take(&mut rebuilt.files);
         let parts = assemble(config, source, replication, rebuilt, observer);
-        Ok(spawn(parts, listener, address, (first, files)))
+        Ok(spawn(parts, (listener, http), address, (first, files)))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -224,6 +231,19 @@ impl App {
             );
         }
     }
+}
+
+fn http_settings(config: &Config) -> Result<serve::http::Settings, Failure> {
+    let origins = serve::http::Origins(config.origins.clone());
+    let tls = config
+        .tls
+        .clone()
+        .map(|(certificate, key)| serve::http::Tls::open(serve::http::Files { certificate, key }));
+    let tls = tls.transpose().map_err(|error| {
+        let hint = "give [http] tls_cert and tls_key files in PEM that belong together";
+        Failure::new(postgres::describe_chain(&error), hint)
+    })?;
+    Ok(serve::http::Settings { tls, origins })
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {
@@ -446,7 +466,7 @@ fn assemble(
 /// Sets the parts going.
 fn spawn(
     parts: Parts,
-    listener: TcpListener,
+    (listener, http): (TcpListener, serve::http::Settings),
     address: SocketAddr,
     (first, files): (First, Files),
 ) -> App {
@@ -454,7 +474,7 @@ fn spawn(
     let mut tasks = JoinSet::new();
     let context = context(&parts);
     let parts = Arc::new(parts);
-    tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), shutdown.clone())));
+    tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), http, shutdown.clone())));
     let Config { refresh_connections, statement_timeout, .. } = parts.config;
     let pool =
         postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
@@ -487,11 +507,19 @@ fn spawn(
 
 fn context(parts: &Parts) -> Context {
     let config = &parts.config;
+    let near = Arc::new(Near::new(config.near_cache_bytes));
+    let own = Arc::clone(&near);
+    // What is read or watched need not be asked of the store again.
+    parts.recompute.on_kept(Box::new(move |key, fresh, watched| {
+        if watched || own.holds(key) {
+            own.insert(key.clone(), Form::Json, fresh.meta.stamp, fresh.body.clone());
+        }
+    }));
     Context {
         catalog: parts.catalog.subscribe(),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),
-        near: Arc::new(Near::new(config.near_cache_bytes)),
+        near,
         progress: parts.progress.subscribe(),
         canonical: Arc::new(Canonicaliser::new(Arc::clone(&parts.source))),
         explain: explain(parts),
@@ -502,7 +530,11 @@ fn context(parts: &Parts) -> Context {
             keys_per_request: config.keys_per_request,
             body_bytes: BODY_BYTES,
             connections: config.http_connections,
+            connections_per_address: config.connections_per_address,
+            stale_if_error: config.stale_if_error,
         },
+        misses: Arc::new(Budget::new(config.misses)),
+        subscriptions: Places::new(config.subscriptions),
     }
 }
 

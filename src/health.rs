@@ -37,6 +37,11 @@ const PARTS: &[(&str, &str, &str)] = &[
         "KCK105",
         "certificates stand still: see the other reasons, and the log of the source; kck opens the stream anew by itself when the server is silent",
     ),
+    (
+        "tls",
+        "KCK616",
+        "check [http] tls_cert and tls_key; connections go on with the certificate of before",
+    ),
     ("store", "KCK501", "check the store; nothing is acknowledged until marks are durable again"),
 ];
 

@@ -234,6 +234,8 @@ counters! {
     Waits = "kck_waits_total",
     /// Answers that said stale.
     Stale = "kck_stale_total",
+    /// Events sent to subscribers.
+    Events = "kck_events_total",
     /// Openings of the replication connection.
     Connections = "kck_stream_connections_total",
     /// Barriers taken.

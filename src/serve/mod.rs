@@ -14,11 +14,19 @@ use crate::{
     store::Store,
 };
 
+pub mod form;
 pub mod http;
+pub mod manage;
 pub mod near;
+pub mod pack;
 pub mod problem;
 pub mod read;
 pub mod resolve;
+pub mod share;
+pub mod subscribe;
+pub mod who;
+
+pub use who::Who;
 
 /// Bounds on what one reader may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +39,10 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Connections at once.
     pub connections: usize,
+    /// Of them from one address.
+    pub connections_per_address: usize,
+    /// How long caches may answer with what they have while kck answers with failures; zero: not at all.
+    pub stale_if_error: Duration,
 }
 
 /// A product's name → how it follows its tables, if it is matched.
@@ -59,6 +71,10 @@ pub struct Context {
     pub observer: Observer,
     /// Bounds on what one reader may ask.
     pub limits: Limits,
+    /// Computations that each client may cause.
+    pub misses: Arc<share::Budget>,
+    /// Subscriptions, of which each client may have some.
+    pub subscriptions: Arc<share::Places<share::Client>>,
 }
 
 /// Whether kck is up, and what keeps it from being well.

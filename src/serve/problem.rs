@@ -3,7 +3,7 @@
 //! Everything a reader is told of a failure goes through here, whatever the protocol, so that nothing internal
 //! gets out: no SQL, no row's values, no text of Postgres.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 
@@ -43,6 +43,10 @@ pub enum Kind {
     Draining,
     /// The demand was not met within `wait`.
     NotFreshInTime,
+    /// No token, or none that is good.
+    Unauthorized,
+    /// A good token, and not for this.
+    Forbidden,
 }
 
 impl Kind {
@@ -63,6 +67,8 @@ impl Kind {
             Self::SourceUnavailable => ("source_unavailable", "KCK611", 503),
             Self::Draining => ("draining", "KCK612", 503),
             Self::NotFreshInTime => ("not_fresh_in_time", "KCK613", 504),
+            Self::Unauthorized => ("unauthorized", "KCK701", 401),
+            Self::Forbidden => ("forbidden", "KCK702", 403),
         }
     }
 }
@@ -80,6 +86,8 @@ pub struct Problem {
     pub args: Vec<String>,
     /// How far kck was when it gave up.
     pub reached: Option<AsOf>,
+    /// When to try again.
+    pub retry: Option<Duration>,
 }
 
 impl Problem {
@@ -91,13 +99,20 @@ impl Problem {
         hint: impl Into<Cow<'static, str>>,
     ) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { kind, message, hint, args: Vec::new(), reached: None }
+        Self { kind, message, hint, args: Vec::new(), reached: None, retry: None }
     }
 
     /// The same with the facts of its message.
     #[must_use]
     pub fn with_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The same with when to try again.
+    #[must_use]
+    pub fn after(mut self, retry: Duration) -> Self {
+        self.retry = Some(retry);
         self
     }
 
@@ -311,7 +326,14 @@ impl From<recompute::Error> for Problem {
                 Kind::TooManyRequests,
                 "too many computations are waiting",
                 "try again later, or give the source more connections (refresh.connections)",
-            ),
+            )
+            .after(Duration::from_secs(1)),
+            Error::OverShare { retry } => Self::new(
+                Kind::TooManyRequests,
+                "this client has caused more computations than its share",
+                "ask for less that is not kept, or raise limits.misses",
+            )
+            .after(retry),
             Error::Stopping => Self::draining(),
         }
     }
@@ -378,6 +400,18 @@ impl Problem {
         Self::new(Kind::Internal, "kck has a defect here", "the log says more; please report it")
     }
 
+    /// Nothing is said of why: whoever guesses learns nothing.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(Kind::Unauthorized, "a valid token is needed", "send Authorization: Bearer TOKEN")
+    }
+
+    /// The token is good, and not for this; whether it exists is not said either.
+    #[must_use]
+    pub fn forbidden() -> Self {
+        Self::new(Kind::Forbidden, "this token may not do this", "ask with a token that may")
+    }
+
     /// kck is stopping.
     #[must_use]
     pub fn draining() -> Self {
@@ -398,7 +432,7 @@ mod tests {
     use super::*;
     use crate::change::{Lsn, SourceTime};
 
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 15] = [
         Kind::UnknownProduct,
         Kind::ParameterCount,
         Kind::BadParameter,
@@ -412,6 +446,8 @@ mod tests {
         Kind::SourceUnavailable,
         Kind::Draining,
         Kind::NotFreshInTime,
+        Kind::Unauthorized,
+        Kind::Forbidden,
     ];
 
     #[test]
@@ -434,7 +470,9 @@ mod tests {
              KCK610 503 product_broken\n\
              KCK611 503 source_unavailable\n\
              KCK612 503 draining\n\
-             KCK613 504 not_fresh_in_time"
+             KCK613 504 not_fresh_in_time\n\
+             KCK701 401 unauthorized\n\
+             KCK702 403 forbidden"
         );
     }
 

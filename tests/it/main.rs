@@ -18,6 +18,7 @@ mod faults;
 mod flow;
 mod invisible;
 mod oracle;
+mod push;
 mod reading;
 mod reload;
 mod store;
