@@ -76,6 +76,11 @@ impl Drafts {
         moved
     }
 
+    /// The names of all files.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.read.keys()
+    }
+
     /// What the file of this name says: a draft, or its faults. `None` where there is no file.
     #[must_use]
     pub fn said(&self, name: &str) -> Option<&Result<Draft, Vec<Fault>>> {

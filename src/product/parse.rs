@@ -62,42 +62,6 @@ pub(super) fn read_update(file: &Path, text: &str, start: usize) -> Result<State
     Reader { file, text, start, writes: true }.read()
 }
 
-fn statement(reader: &Reader<'_>) -> Result<Statement, Fault> {
-    let tokens = reader.tokens()?;
-    let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
-        return Err(reader.fault(reader.start, "there is no statement", reader.one()));
-    };
-    let (begin, end) = (first.start, last.end);
-    let uses = reader.parameters(&tokens)?;
-    let mut statement = Statement {
-        offset: begin,
-        pieces: Vec::with_capacity(uses.len() + 1),
-        holes: Vec::with_capacity(uses.len()),
-        names: Vec::new(),
-        mentions: None,
-        // An update reads what Postgres knows; a schema may be named like kck.
-        calls: if reader.writes { Vec::new() } else { reader.calls(&tokens)? },
-    };
-    let mut at = begin;
-    for hole in uses {
-        statement.pieces.push(reader.slice(at, hole.start).to_owned());
-        let name = reader.slice(hole.start + 1, hole.end);
-        let known = statement.names.iter().position(|(known, _)| known == name);
-        statement.holes.push(known.unwrap_or(statement.names.len()));
-        if known.is_none() {
-            statement.names.push((name.to_owned(), hole.start));
-        }
-        at = hole.end;
-    }
-    statement.pieces.push(reader.slice(at, end).to_owned());
-    if let Some((_, offset)) = statement.names.get(PARAMETERS_MAX) {
-        let hint = format!("there may be at most {PARAMETERS_MAX}");
-        return Err(reader.fault(*offset, "there are too many parameters", hint));
-    }
-    reader.grammar(&mut statement, &tokens)?;
-    Ok(statement)
-}
-
 /// Whether the text is what may stand behind `::` in a cast, and nothing else.
 pub(super) fn is_type_name(text: &str) -> bool {
     let Ok(tokens) = pg_query::scan(text) else { return false };
@@ -133,8 +97,41 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// The statement, from its first token to its last.
     fn read(&self) -> Result<Statement, Fault> {
-        statement(self)
+        let tokens = self.tokens()?;
+        let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
+            return Err(self.fault(self.start, "there is no statement", self.one()));
+        };
+        let (begin, end) = (first.start, last.end);
+        let uses = self.parameters(&tokens)?;
+        let mut statement = Statement {
+            offset: begin,
+            pieces: Vec::with_capacity(uses.len() + 1),
+            holes: Vec::with_capacity(uses.len()),
+            names: Vec::new(),
+            mentions: None,
+            // An update reads what Postgres knows; a schema may be named like kck.
+            calls: if self.writes { Vec::new() } else { self.calls(&tokens)? },
+        };
+        let mut at = begin;
+        for hole in uses {
+            statement.pieces.push(self.slice(at, hole.start).to_owned());
+            let name = self.slice(hole.start + 1, hole.end);
+            let known = statement.names.iter().position(|(known, _)| known == name);
+            statement.holes.push(known.unwrap_or(statement.names.len()));
+            if known.is_none() {
+                statement.names.push((name.to_owned(), hole.start));
+            }
+            at = hole.end;
+        }
+        statement.pieces.push(self.slice(at, end).to_owned());
+        if let Some((_, offset)) = statement.names.get(PARAMETERS_MAX) {
+            let hint = format!("there may be at most {PARAMETERS_MAX}");
+            return Err(self.fault(*offset, "there are too many parameters", hint));
+        }
+        self.grammar(&mut statement, &tokens)?;
+        Ok(statement)
     }
 
     /// What a file holds.

@@ -1,6 +1,6 @@
 //! Serve: entries → readers.
 //!
-//! What a read means lives in [`read`], whatever the protocol; [`http`] speaks it. Serve asks recompute for
+//! What a read means lives in [`read`] and a write in [`write`], whatever the protocol; [`http`] speaks it. Serve asks recompute for
 //! computations and the store for bytes; it must never know capture or depend.
 //!
 //! Invariant: bytes are answered as fresh only if their stamp is the ledger's and the ledger calls it fresh (R5).
@@ -10,15 +10,17 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    explanation::Explanation, observe::Observer, product::Catalog, progress::Progress, recompute,
-    store::Store,
+    explanation::Explanation, observe::Observer, postgres, product::Catalog, progress::Progress,
+    recompute, store::Store,
 };
 
+pub mod fields;
 pub mod http;
 pub mod near;
 pub mod problem;
 pub mod read;
 pub mod resolve;
+pub mod write;
 
 /// Bounds on what one reader may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Context {
     pub progress: watch::Receiver<Progress>,
     /// Canonical texts that only the source knows.
     pub canonical: Arc<resolve::Canonicaliser>,
+    /// Where updates run.
+    pub writer: Arc<postgres::write::Pool>,
     /// How a product follows its tables.
     pub explain: Explain,
     /// How the parts are.

@@ -43,6 +43,10 @@ pub enum Kind {
     Draining,
     /// The demand was not met within `wait`.
     NotFreshInTime,
+    /// No update of that name.
+    UnknownUpdate,
+    /// A write against the rules of the data.
+    Conflict,
 }
 
 impl Kind {
@@ -63,6 +67,8 @@ impl Kind {
             Self::SourceUnavailable => ("source_unavailable", "KCK611", 503),
             Self::Draining => ("draining", "KCK612", 503),
             Self::NotFreshInTime => ("not_fresh_in_time", "KCK613", 504),
+            Self::UnknownUpdate => ("unknown_update", "KCK614", 404),
+            Self::Conflict => ("conflict", "KCK615", 409),
         }
     }
 }
@@ -265,7 +271,8 @@ fn count(product: String, expected: &[String], got: usize) -> Problem {
     Problem::new(Kind::ParameterCount, message, hint).with_args(args)
 }
 
-fn listed(names: &[String]) -> String {
+/// Names for a hint.
+pub(super) fn listed(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
@@ -386,7 +393,7 @@ impl Problem {
 }
 
 /// A reader's own text, cut so that an answer is never as long as a hostile request.
-fn echo(text: &str) -> String {
+pub(super) fn echo(text: &str) -> String {
     match text.char_indices().nth(ECHO_CHARS) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
@@ -398,7 +405,7 @@ mod tests {
     use super::*;
     use crate::change::{Lsn, SourceTime};
 
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 15] = [
         Kind::UnknownProduct,
         Kind::ParameterCount,
         Kind::BadParameter,
@@ -412,6 +419,8 @@ mod tests {
         Kind::SourceUnavailable,
         Kind::Draining,
         Kind::NotFreshInTime,
+        Kind::UnknownUpdate,
+        Kind::Conflict,
     ];
 
     #[test]
@@ -434,7 +443,9 @@ mod tests {
              KCK610 503 product_broken\n\
              KCK611 503 source_unavailable\n\
              KCK612 503 draining\n\
-             KCK613 504 not_fresh_in_time"
+             KCK613 504 not_fresh_in_time\n\
+             KCK614 404 unknown_update\n\
+             KCK615 409 conflict"
         );
     }
 
