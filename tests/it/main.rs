@@ -24,3 +24,4 @@ mod store;
 mod storm;
 mod support;
 mod unfollowed;
+mod update;
