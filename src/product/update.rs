@@ -105,8 +105,11 @@ pub(crate) mod tests {
         );
         assert_eq!(
             &*update.sql,
-            "update t set a = ($1::pg_catalog.text::integer[])[1], b = ':id' \
-             where id = ($2::pg_catalog.text::bigint)::int"
+            [
+                "update t set a = ($1::pg_catalog.text::integer[])[1], b = ':id' where id = ",
+                "($2::pg_catalog.text::bigint)::int",
+            ]
+            .concat()
         );
         assert!(update.atomic);
     }

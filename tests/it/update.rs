@@ -199,6 +199,79 @@ fn the_originals_clients_write() {
     });
 }
 
+/// Path, type of the body, body; status, name and args of the refusal.
+type Wrong = (&'static str, &'static str, &'static str, u16, &'static str, &'static [&'static str]);
+
+const WRONG: &[Wrong] = &[
+    ("/update/nothing/1", "", "", 404, "unknown_update", &["nothing"]),
+    ("/update/", "", "", 404, "unknown_update", &[""]),
+    ("/update/note/1", "", "", 404, "unknown_update", &["note"]),
+    ("/update/change_price", "", "", 400, "parameter_count", &["change_price", "price", "id"]),
+    ("/update/change_price/1", "", "", 400, "parameter_count", &["change_price", "id"]),
+    ("/update/change_price/1/1/1", "", "", 400, "parameter_count", &["change_price"]),
+    ("/update/change_price/1?x=2", "", "", 400, "bad_request", &["x"]),
+    ("/update/change_price/1", JSON, r#"{"price":1,"x":2}"#, 400, "bad_request", &["x"]),
+    ("/update/change_price/1", JSON, "price=1", 400, "bad_request", &["body"]),
+    ("/update/change_price/1", JSON, r#"{"price":1,"price":2}"#, 400, "bad_request", &["price"]),
+    ("/update/change_price/1", FORM, "price=1&price=2", 400, "bad_request", &["price"]),
+    (
+        "/update/change_price/1",
+        FORM,
+        "price=%zz",
+        400,
+        "bad_parameter",
+        &["price", "numeric", "%zz"],
+    ),
+    (
+        "/update/change_price/1",
+        "multipart/form-data; boundary=x",
+        "--x",
+        400,
+        "bad_request",
+        &["body"],
+    ),
+    ("/update/change_price/x", FORM, "price=1", 400, "bad_parameter", &["id", "bigint", "x"]),
+    (
+        "/update/change_price/9223372036854775808",
+        FORM,
+        "price=1",
+        400,
+        "bad_parameter",
+        &["id", "bigint", "9223372036854775808"],
+    ),
+    (
+        "/update/change_price/1",
+        JSON,
+        r#"{"price":[1]}"#,
+        400,
+        "bad_parameter",
+        &["price", "numeric", "[1]"],
+    ),
+    ("/update/change_price/1", FORM, "price=99999999999", 400, "bad_parameter", &["22003"]),
+    (
+        "/create/add_note",
+        JSON,
+        r#"{"body":"a\u0000b"}"#,
+        400,
+        "bad_parameter",
+        &["body", "text", r#""a\u0000b""#],
+    ),
+    (
+        "/create/add_note",
+        JSON,
+        r#"{"body":"\ud800"}"#,
+        400,
+        "bad_parameter",
+        &["body", "text", r#""\ud800""#],
+    ),
+    ("/create/add_note/%00", "", "", 400, "bad_parameter", &["body", "text", "%00"]),
+    ("/create/add_note/%ff", "", "", 400, "bad_parameter", &["body", "text", "%ff"]),
+    ("/create/add_note", FORM, "body=%ff", 400, "bad_parameter", &["body", "text", "%ff"]),
+    ("/update/change_price/1", FORM, "price=-1", 409, "conflict", &["23514", "price_is_sane"]),
+    ("/update/add_part/1/99", "", "", 409, "conflict", &["23503", "parts_note_id_fkey"]),
+    ("/update/checked/13", "", "", 409, "conflict", &["P0001"]),
+];
+
 /// Goal: whoever sends something wrong is told what, and nothing is written. Method: every kind of wrong request.
 #[test]
 fn a_write_that_is_wrong_is_told_why() {
@@ -208,107 +281,12 @@ fn a_write_that_is_wrong_is_told_why() {
         written(&post(&kck, "/create/add_note/kept", "", "").await, 1);
         let before = shop.database.one("select sum(hashtext(n::text))::bigint from notes n").await;
         let long = format!(r#"{{"body":"{}"}}"#, "x".repeat(1 << 20));
-        for (path, kind, body, status, name, args) in [
-            ("/update/nothing/1", "", "", 404, "unknown_update", &["nothing"][..]),
-            ("/update/", "", "", 404, "unknown_update", &[""]),
-            ("/update/note/1", "", "", 404, "unknown_update", &["note"]),
-            (
-                "/update/change_price",
-                "",
-                "",
-                400,
-                "parameter_count",
-                &["change_price", "price", "id"],
-            ),
-            ("/update/change_price/1", "", "", 400, "parameter_count", &["change_price", "id"]),
-            ("/update/change_price/1/1/1", "", "", 400, "parameter_count", &["change_price"]),
-            ("/update/change_price/1?x=2", "", "", 400, "bad_request", &["x"]),
-            ("/update/change_price/1", JSON, r#"{"price":1,"x":2}"#, 400, "bad_request", &["x"]),
-            ("/update/change_price/1", JSON, "price=1", 400, "bad_request", &["body"]),
-            (
-                "/update/change_price/1",
-                JSON,
-                r#"{"price":1,"price":2}"#,
-                400,
-                "bad_request",
-                &["price"],
-            ),
-            ("/update/change_price/1", FORM, "price=1&price=2", 400, "bad_request", &["price"]),
-            (
-                "/update/change_price/1",
-                FORM,
-                "price=%zz",
-                400,
-                "bad_parameter",
-                &["price", "numeric", "%zz"],
-            ),
-            (
-                "/update/change_price/1",
-                "multipart/form-data; boundary=x",
-                "--x",
-                400,
-                "bad_request",
-                &["body"],
-            ),
-            (
-                "/update/change_price/x",
-                FORM,
-                "price=1",
-                400,
-                "bad_parameter",
-                &["id", "bigint", "x"],
-            ),
-            (
-                "/update/change_price/9223372036854775808",
-                FORM,
-                "price=1",
-                400,
-                "bad_parameter",
-                &["id", "bigint", "9223372036854775808"],
-            ),
-            (
-                "/update/change_price/1",
-                JSON,
-                r#"{"price":[1]}"#,
-                400,
-                "bad_parameter",
-                &["price", "numeric", "[1]"],
-            ),
-            ("/update/change_price/1", FORM, "price=99999999999", 400, "bad_parameter", &["22003"]),
-            (
-                "/create/add_note",
-                JSON,
-                r#"{"body":"a\u0000b"}"#,
-                400,
-                "bad_parameter",
-                &["body", "text", r#""a\u0000b""#],
-            ),
-            (
-                "/create/add_note",
-                JSON,
-                r#"{"body":"\ud800"}"#,
-                400,
-                "bad_parameter",
-                &["body", "text", r#""\ud800""#],
-            ),
-            ("/create/add_note/%00", "", "", 400, "bad_parameter", &["body", "text", "%00"]),
-            ("/create/add_note/%ff", "", "", 400, "bad_parameter", &["body", "text", "%ff"]),
-            ("/create/add_note", FORM, "body=%ff", 400, "bad_parameter", &["body", "text", "%ff"]),
-            ("/create/add_note", JSON, &long, 413, "too_large", &["1048576"]),
-            (
-                "/update/change_price/1",
-                FORM,
-                "price=-1",
-                409,
-                "conflict",
-                &["23514", "price_is_sane"],
-            ),
-            ("/update/add_part/1/99", "", "", 409, "conflict", &["23503", "parts_note_id_fkey"]),
-            ("/update/checked/13", "", "", 409, "conflict", &["P0001"]),
-        ] {
+        for (path, kind, body, status, name, args) in WRONG.iter().copied() {
             let reply = post(&kck, path, kind, body).await;
             refused(&reply, status, name, args);
         }
+        let reply = post(&kck, "/create/add_note", JSON, &long).await;
+        refused(&reply, 413, "too_large", &["1048576"]);
         let fill = |tags: &str, facts: &str, mood: &str, code: &str| {
             format!(
                 r#"{{"id":1,"at":null,"tags":{tags},"facts":{facts},"mood":{mood},"code":{code}}}"#
@@ -391,6 +369,10 @@ async fn is(
     Kck::event(events, wanted).await
 }
 
+async fn loaded(events: &mut tokio::sync::broadcast::Receiver<Event>, name: &str) {
+    is(events, |event| matches!(event, Event::UpdateLoaded { update } if update == name)).await;
+}
+
 /// An update as `/products` shows it.
 async fn shown(kck: &Kck, name: &str) -> Value {
     let list = kck.get("/products").await.json();
@@ -398,11 +380,11 @@ async fn shown(kck: &Kck, name: &str) -> Value {
     found.cloned().unwrap_or(Value::Null)
 }
 
-/// Goal: files come, move, break, heal and go while kck runs, and each is said. Method: each in turn.
+/// Goal: an update that does not load says why, and heals. Method: one that reads, and one whose column comes later.
 #[test]
-fn an_edited_update_is_taken_up_and_a_broken_edit_is_not() {
+fn an_update_that_does_not_load_harms_no_other() {
     run(async {
-        let shop = Shop::new("update_reload").await;
+        let shop = Shop::new("update_broken").await;
         shop.update("broken", "update notes set nothing = :n");
         shop.update("reads", "select 1");
         let kck = shop.project.start().await;
@@ -428,13 +410,28 @@ fn an_edited_update_is_taken_up_and_a_broken_edit_is_not() {
         let ready = kck.get("/readyz").await;
         assert!(ready.json()["reasons"].to_string().contains("broken: broken, reads"));
 
+        // What the source refused heals when the source does.
+        let mut events = kck.observer.subscribe();
+        shop.database.run("alter table notes add nothing int").await;
+        loaded(&mut events, "broken").await;
+        written(&post(&kck, "/update/broken/1", "", "").await, 0);
+        // Its table goes while it runs.
+        shop.database.run("drop table parts").await;
+        let gone = post(&kck, "/update/add_part/1/1", "", "").await;
+        refused(&gone, 503, "product_broken", &["42P01"]);
+        kck.stop().await;
+    });
+}
+
+/// Goal: files come, move, break and go while kck runs, and each is said. Method: each in turn.
+#[test]
+fn an_edited_update_is_taken_up_and_a_broken_edit_is_not() {
+    run(async {
+        let shop = Shop::new("update_reload").await;
+        let kck = shop.project.start().await;
         let mut events = kck.observer.subscribe();
         shop.update("wipe", "update notes set body = :body");
-        is(
-            &mut events,
-            |event| matches!(event, Event::UpdateLoaded { update } if update == "wipe"),
-        )
-        .await;
+        loaded(&mut events, "wipe").await;
         written(&post(&kck, "/update/wipe/x", "", "").await, 0);
         for (text, says) in [
             ("select 1", "this is SELECT"),
@@ -457,28 +454,12 @@ fn an_edited_update_is_taken_up_and_a_broken_edit_is_not() {
             written(&post(&kck, "/update/wipe/x", "", "").await, 0);
         }
         shop.update("wipe", "delete from notes");
-        is(
-            &mut events,
-            |event| matches!(event, Event::UpdateLoaded { update } if update == "wipe"),
-        )
-        .await;
+        loaded(&mut events, "wipe").await;
         assert_eq!(shown(&kck, "wipe").await["faults"], Value::Null);
         written(&post(&kck, "/update/wipe", "", "").await, 0);
 
-        // What the source refused heals when the source does, and a new file is there at once.
-        shop.database.run("alter table notes add nothing int").await;
-        is(
-            &mut events,
-            |event| matches!(event, Event::UpdateLoaded { update } if update == "broken"),
-        )
-        .await;
-        written(&post(&kck, "/update/broken/1", "", "").await, 0);
         shop.update("deep/new_one", "delete from parts where id = :id");
-        is(
-            &mut events,
-            |event| matches!(event, Event::UpdateLoaded { update } if update == "new_one"),
-        )
-        .await;
+        loaded(&mut events, "new_one").await;
         std::fs::remove_file(shop.project.folder.0.join("updates/deep/new_one.sql")).unwrap();
         is(&mut events, |event| matches!(event, Event::UpdateRemoved { .. })).await;
         refused(
@@ -488,10 +469,6 @@ fn an_edited_update_is_taken_up_and_a_broken_edit_is_not() {
             &["new_one"],
         );
 
-        // Its table goes while it runs.
-        shop.database.run("drop table parts").await;
-        let gone = post(&kck, "/update/add_part/1/1", "", "").await;
-        refused(&gone, 503, "product_broken", &["42P01"]);
         kck.stop().await;
     });
 }
@@ -571,7 +548,7 @@ fn writes_wait_for_four_connections_and_no_more_than_may_wait() {
         let refusals = async {
             while answers.get(&429).copied().unwrap_or_default() < 40 {
                 for hit in &mut waiting {
-                    if hit.as_ref().is_some_and(|hit| hit.is_finished()) {
+                    if hit.as_ref().is_some_and(tokio::task::JoinHandle::is_finished) {
                         let reply = hit.take().unwrap().await.unwrap();
                         *answers.entry(reply.status).or_default() += 1;
                     }
@@ -667,7 +644,7 @@ fn a_lost_connection_says_what_is_known() {
         assert_eq!(kck.at_least("note/1", &lsn).await.value()["body"], "a");
         assert_eq!(shop.database.one("select count(*) from notes where body = 'c'").await, 0);
 
-        // Connections that the source ended while nobody wrote are not noticed by who writes.
+        // Connections that the source ended while nobody wrote are replaced, at the latest after the next write.
         let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
             where application_name = 'kck/update' and datname = current_database()";
         assert!(shop.database.one(ended).await > 0);
