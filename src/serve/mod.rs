@@ -1,7 +1,8 @@
 //! Serve: entries → readers.
 //!
-//! What a read means lives in [`read`] and a write in [`write`], whatever the protocol; [`http`] speaks it. Serve asks recompute for
-//! computations and the store for bytes; it must never know capture or depend.
+//! What a read means lives in [`read`], and what a write does in [`mod@write`], whatever the protocol; [`http`] speaks
+//! both. Serve asks recompute for computations, the store for bytes and the source for writes; it must never know
+//! capture or depend.
 //!
 //! Invariant: bytes are answered as fresh only if their stamp is the ledger's and the ledger calls it fresh (R5).
 
