@@ -20,7 +20,10 @@ use crate::{
     observe::{Event, Observer},
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::{Catalog, Product, Slot, files::Files},
+    product::{
+        Catalog, Fault, Kind, Product, Slot, UpdateSlot,
+        files::{Drafts, Files},
+    },
     progress::Progress,
     recompute::{
         self, Handle,
@@ -41,6 +44,7 @@ use crate::{
         self, Forget, Store,
         state::{self, Matched, State},
     },
+    updates::Updates,
 };
 
 /// Keys that may wait to be computed.
@@ -52,6 +56,9 @@ const BATCH_TIME: Duration = Duration::from_millis(50);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Keys deleted by one call.
 const FORGET_AT_ONCE: usize = 1000;
+/// Updates that may wait for a connection, and the longest that one does.
+const UPDATES_WAITING: usize = 256;
+const UPDATES_WITHIN: Duration = Duration::from_secs(30);
 /// A request's body.
 const BODY_BYTES: u64 = 1 << 20;
 
@@ -199,7 +206,7 @@ impl App {
         };
         let Rebuilt { resumed, doubts, .. } = &rebuilt;
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
-        let files = std::mem::take(&mut rebuilt.files);
+        let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
         let parts = assemble(config, source, replication, rebuilt, observer);
         Ok(spawn(parts, (listener, http), address, (first, files)))
     }
@@ -321,6 +328,7 @@ struct Rebuilt {
     resumed: Resumed,
     members: Members,
     files: Files,
+    updates: Drafts,
     ledger: Ledger,
     /// Entries that are not firm.
     doubts: Vec<(Key, Stamp)>,
@@ -341,7 +349,9 @@ async fn rebuild(
         None => open_store(config).await?,
     };
     let files = Files::read(&config.directory.join("products"));
+    let updates = Drafts::read(&config.directory.join("updates"), Kind::Update);
     let mut catalog = load::catalog(&mut client, files.loaded()).await?;
+    load::updates(&client, updates.loaded(), &mut catalog).await?;
     let index = load::index(&catalog);
     let state = State::decode(&store.load().await?)?;
     let term = state.term + 1;
@@ -365,15 +375,37 @@ async fn rebuild(
     if let Some(why) = resumed.began.clone() {
         observer.note(Event::EpochBegan { epoch: resumed.position.epoch, why });
     }
-    for (name, slot) in &catalog.products {
-        if let Slot::Broken { faults, .. } = slot {
-            let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-            observer.note(Event::ProductBroken { product: name.clone(), why });
-        }
-    }
+    note_broken(&catalog, observer);
     let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
     let (ledger, doubts) = recover(ledger, &catalog, &joins, &state, &store).await?;
-    Ok(Rebuilt { names, store, catalog, index, resumed, members, files, ledger, doubts, reserve })
+    Ok(Rebuilt {
+        names,
+        store,
+        catalog,
+        index,
+        resumed,
+        members,
+        files,
+        updates,
+        ledger,
+        doubts,
+        reserve,
+    })
+}
+
+fn note_broken(catalog: &Catalog, observer: &Observer) {
+    let texts =
+        |faults: &[Fault]| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for (name, slot) in &catalog.products {
+        if let Slot::Broken { faults, .. } = slot {
+            observer.note(Event::ProductBroken { product: name.clone(), why: texts(faults) });
+        }
+    }
+    for (name, slot) in &catalog.updates {
+        if let UpdateSlot::Broken { faults } = slot {
+            observer.note(Event::UpdateBroken { update: name.clone(), why: texts(faults) });
+        }
+    }
 }
 
 /// The ledger from products with their marks, track records, marks and entries (R14). What no product and no
@@ -468,7 +500,7 @@ fn spawn(
     parts: Parts,
     (listener, http): (TcpListener, serve::http::Settings),
     address: SocketAddr,
-    (first, files): (First, Files),
+    (first, (files, updates)): (First, (Files, Drafts)),
 ) -> App {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -498,6 +530,8 @@ fn spawn(
     tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
     let reload = Reload::new(Arc::clone(&parts), files);
     tasks.spawn(until(shutdown.clone(), succeeding(reload.run())));
+    let updates = Updates::new(Arc::clone(&parts), updates);
+    tasks.spawn(until(shutdown.clone(), succeeding(updates.run())));
     let health =
         health::keep(parts.observer.subscribe(), parts.catalog.subscribe(), parts.health.clone());
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
@@ -522,6 +556,7 @@ fn context(parts: &Parts) -> Context {
         near,
         progress: parts.progress.subscribe(),
         canonical: Arc::new(Canonicaliser::new(Arc::clone(&parts.source))),
+        writer: Arc::new(postgres::write::Pool::new(Arc::clone(&parts.source), writing(config))),
         explain: explain(parts),
         health: parts.health.subscribe(),
         observer: parts.observer.clone(),
@@ -535,6 +570,15 @@ fn context(parts: &Parts) -> Context {
         },
         misses: Arc::new(Budget::new(config.misses)),
         subscriptions: Places::new(config.subscriptions),
+    }
+}
+
+fn writing(config: &Config) -> postgres::write::Limits {
+    postgres::write::Limits {
+        connections: config.refresh_connections,
+        waiting: UPDATES_WAITING,
+        statement_timeout: config.statement_timeout,
+        within: UPDATES_WITHIN,
     }
 }
 

@@ -76,6 +76,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("reload", &["depend", "load", "parts", "postgres", "product", "recompute", "roster", "store"]),
+    ("updates", &["load", "parts", "postgres", "product", "reload"]),
     (
         "app",
         &[
@@ -96,6 +97,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "roster",
             "serve",
             "store",
+            "updates",
         ],
     ),
     (

@@ -1,7 +1,8 @@
 //! Serve: entries → readers.
 //!
-//! What a read means lives in [`read`], whatever the protocol; [`http`] speaks it. Serve asks recompute for
-//! computations and the store for bytes; it must never know capture or depend.
+//! What a read means lives in [`read`], and what a write does in [`mod@write`], whatever the protocol; [`http`] speaks
+//! both. Serve asks recompute for computations, the store for bytes and the source for writes; it must never know
+//! capture or depend.
 //!
 //! Invariant: bytes are answered as fresh only if their stamp is the ledger's and the ledger calls it fresh (R5).
 
@@ -10,10 +11,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    explanation::Explanation, observe::Observer, product::Catalog, progress::Progress, recompute,
-    store::Store,
+    explanation::Explanation, observe::Observer, postgres, product::Catalog, progress::Progress,
+    recompute, store::Store,
 };
 
+pub mod fields;
 pub mod form;
 pub mod http;
 pub mod manage;
@@ -25,6 +27,7 @@ pub mod resolve;
 pub mod share;
 pub mod subscribe;
 pub mod who;
+pub mod write;
 
 pub use who::Who;
 
@@ -63,6 +66,8 @@ pub struct Context {
     pub progress: watch::Receiver<Progress>,
     /// Canonical texts that only the source knows.
     pub canonical: Arc<resolve::Canonicaliser>,
+    /// Where updates run.
+    pub writer: Arc<postgres::write::Pool>,
     /// How a product follows its tables.
     pub explain: Explain,
     /// How the parts are.

@@ -47,6 +47,10 @@ pub enum Kind {
     Unauthorized,
     /// A good token, and not for this.
     Forbidden,
+    /// No update of that name.
+    UnknownUpdate,
+    /// A write against the rules of the data.
+    Conflict,
 }
 
 impl Kind {
@@ -69,6 +73,8 @@ impl Kind {
             Self::NotFreshInTime => ("not_fresh_in_time", "KCK613", 504),
             Self::Unauthorized => ("unauthorized", "KCK701", 401),
             Self::Forbidden => ("forbidden", "KCK702", 403),
+            Self::UnknownUpdate => ("unknown_update", "KCK614", 404),
+            Self::Conflict => ("conflict", "KCK615", 409),
         }
     }
 }
@@ -280,7 +286,8 @@ fn count(product: String, expected: &[String], got: usize) -> Problem {
     Problem::new(Kind::ParameterCount, message, hint).with_args(args)
 }
 
-fn listed(names: &[String]) -> String {
+/// Names for a hint.
+pub(super) fn listed(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
@@ -420,7 +427,7 @@ impl Problem {
 }
 
 /// A reader's own text, cut so that an answer is never as long as a hostile request.
-fn echo(text: &str) -> String {
+pub(super) fn echo(text: &str) -> String {
     match text.char_indices().nth(ECHO_CHARS) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
@@ -432,7 +439,7 @@ mod tests {
     use super::*;
     use crate::change::{Lsn, SourceTime};
 
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 17] = [
         Kind::UnknownProduct,
         Kind::ParameterCount,
         Kind::BadParameter,
@@ -448,6 +455,8 @@ mod tests {
         Kind::NotFreshInTime,
         Kind::Unauthorized,
         Kind::Forbidden,
+        Kind::UnknownUpdate,
+        Kind::Conflict,
     ];
 
     #[test]
@@ -472,7 +481,9 @@ mod tests {
              KCK612 503 draining\n\
              KCK613 504 not_fresh_in_time\n\
              KCK701 401 unauthorized\n\
-             KCK702 403 forbidden"
+             KCK702 403 forbidden\n\
+             KCK614 404 unknown_update\n\
+             KCK615 409 conflict"
         );
     }
 

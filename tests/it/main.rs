@@ -25,3 +25,4 @@ mod store;
 mod storm;
 mod support;
 mod unfollowed;
+mod update;

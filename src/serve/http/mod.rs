@@ -36,6 +36,7 @@ mod reply;
 mod starting;
 mod subscribe;
 mod tls;
+mod update;
 
 use door::Asked;
 use patience::Phase;
@@ -67,8 +68,8 @@ const PATHS: &[(&str, &str)] = &[
     ("/", ""),
     ("/subscribe", "GET"),
     ("/subscribe/ws", "GET"),
-    ("/update/*", ""),
-    ("/create/*", ""),
+    ("/update/*", "PUT, POST"),
+    ("/create/*", "PUT, POST"),
     ("/refresh", "POST"),
     ("/refresh/*", "POST"),
     ("/purge", "POST"),
@@ -121,13 +122,20 @@ fn routes(
     let status = at("status").and(read).and(given.clone()).map(health::status);
     let healthz = at("healthz").and(read).map(health::healthz);
     let readyz = at("readyz").and(read).and(given.clone()).map(health::readyz);
-    let metrics = at("metrics").and(read).and(given).map(metrics::metrics);
+    let metrics = at("metrics").and(read).and(given.clone()).map(metrics::metrics);
+    let content_type = warp::header::value("content-type").map(Some);
+    let content_type = content_type.or(warp::any().map(|| None)).unify();
+    let update = warp::path("update").or(warp::path("create")).unify();
+    let update = update.and(warp::put().or(warp::post()).unify()).and(given);
+    let update = update.and(warp::path::tail()).and(content_type).and(warp::body::stream());
+    let update = update.then(update::update);
     let nothing = warp::method().and(warp::path::full()).map(nothing);
 
     // A hit pays for every route tried before its own, and for each level of nesting around it.
     let others = fetch_many.or(products).unify().or(status).unify().or(healthz).unify();
     let others = others.or(explain).unify().or(events).unify().or(socket).unify();
     let others = others.or(keys).unify().or(why).unify().or(refresh).unify().or(purge).unify();
+    let others = others.or(update).unify();
     let others = others.or(readyz).unify().or(metrics).unify().or(nothing).unify();
     fetch.or(others.boxed()).unify()
 }

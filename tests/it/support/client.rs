@@ -1,7 +1,7 @@
 //! A reader over HTTP.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -133,4 +133,26 @@ fn event(block: &str) -> Event {
     }
     event.data = data.join("\n");
     event
+}
+
+/// Sends a body once, on a connection of its own.
+pub(crate) async fn send(
+    address: &str,
+    (method, path): (&str, &str),
+    content_type: &str,
+    body: impl Into<Bytes>,
+) -> Reply {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header("host", address);
+    if !content_type.is_empty() {
+        request = request.header("content-type", content_type);
+    }
+    let response =
+        sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    Reply { status, headers, body }
 }
