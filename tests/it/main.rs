@@ -16,6 +16,7 @@ mod epoch;
 mod explain;
 mod faults;
 mod flow;
+mod http;
 mod invisible;
 mod oracle;
 mod push;
