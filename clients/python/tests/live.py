@@ -173,10 +173,12 @@ def late() -> None:
 
 
 if __name__ == "__main__":
+    if not os.environ.get("KCK_SERVER"):
+        print("KCK_SERVER names no server", file=sys.stderr)
+        sys.exit(2)
     timer = threading.Timer(DEADLINE_SECONDS, late)
     timer.daemon = True
     timer.start()
-    os.environ.setdefault("KCK_SERVER", "http://127.0.0.1:8080")
     waiting()
     asyncio.run(tasks())
     print("ok")
