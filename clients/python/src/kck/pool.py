@@ -235,5 +235,6 @@ def _failed(error: Exception, repeatable: bool) -> Exception:
         return TimedOut(f"no whole reply in time: {error}", hint=doubt)
     if isinstance(error, http.client.LineTooLong):
         return UnexpectedReply(f"not HTTP as kck speaks it: {error}")
-    text = str(error) or type(error).__name__
+    ended = isinstance(error, (http.client.IncompleteRead, http.client.RemoteDisconnected))
+    text = "it ended within a reply" if ended else str(error) or type(error).__name__
     return ConnectionFailed(f"the connection failed: {text}", hint=doubt)

@@ -124,7 +124,7 @@ class Connection:
     async def _some(self, count: int) -> bytes:
         piece = await self._reader.read(count)
         if not piece:
-            raise EOFError("the connection ended within a reply")
+            raise EOFError
         return piece
 
     def close(self) -> None:
@@ -229,5 +229,6 @@ def failed(error: BaseException, repeatable: bool = True) -> KckError:
     # asyncio.TimeoutError and OSError's TimeoutError are two classes up to Python 3.10.
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
         return TimedOut("no whole reply in time", hint=doubt)
-    text = str(error) or type(error).__name__
+    ended = isinstance(error, EOFError)
+    text = "it ended within a reply" if ended else str(error) or type(error).__name__
     return ConnectionFailed(f"the connection failed: {text}", hint=doubt)
