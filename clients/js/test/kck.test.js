@@ -444,6 +444,36 @@ describe("live queries", () => {
     good.stop();
   });
 
+  test("who is to blame is asked again when that fails", { timeout: 10_000 }, async () => {
+    fake.faults.push(refuse(404, "unknown_product"), refuse(503, "draining"));
+    const one = listen(kck.live("sum_of", 1));
+    const two = listen(kck.live("sum_of", 2));
+    await until(() => one.snapshots.at(-1).value === 0 && two.snapshots.at(-1).value === 0);
+    one.stop();
+    two.stop();
+  });
+
+  test("a listener that throws disturbs nobody", { timeout: 10_000 }, async () => {
+    const thrown = [];
+    const keep = (error) => thrown.push(error.message);
+    const others = process.rawListeners("uncaughtException");
+    process.removeAllListeners("uncaughtException").on("uncaughtException", keep);
+    try {
+      const query = kck.live("sum_of", 1);
+      const stop = query.subscribe(() => {
+        throw new Error("mine");
+      });
+      const { snapshots, stop: stopOther } = listen(query);
+      await until(() => snapshots.at(-1).value === 0);
+      stop();
+      stopOther();
+      assert.equal(thrown[0], "mine");
+    } finally {
+      process.removeAllListeners("uncaughtException");
+      for (const listener of others) process.on("uncaughtException", listener);
+    }
+  });
+
   test("a login wakes what was refused", { timeout: 10_000 }, async () => {
     fake.token = "t0ken";
     const one = listen(kck.live("sum_of", 1));
