@@ -9,6 +9,7 @@ mod bad_input;
 mod canary;
 mod canonical;
 mod capture;
+mod clients;
 mod crash;
 mod describe;
 mod doctor;
