@@ -43,6 +43,10 @@ pub enum Kind {
     Draining,
     /// The demand was not met within `wait`.
     NotFreshInTime,
+    /// No token, or none that holds.
+    Unauthorized,
+    /// A token that holds and does not allow this.
+    Forbidden,
 }
 
 impl Kind {
@@ -63,6 +67,8 @@ impl Kind {
             Self::SourceUnavailable => ("source_unavailable", "KCK611", 503),
             Self::Draining => ("draining", "KCK612", 503),
             Self::NotFreshInTime => ("not_fresh_in_time", "KCK613", 504),
+            Self::Unauthorized => ("unauthorized", "KCK701", 401),
+            Self::Forbidden => ("forbidden", "KCK702", 403),
         }
     }
 }
@@ -372,6 +378,31 @@ impl Problem {
             .with_args([limit.to_string()])
     }
 
+    /// No token or none that holds, a wrong password: the answer is the same whatever it was.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(
+            Kind::Unauthorized,
+            "a valid token is needed",
+            "send `Authorization: Bearer TOKEN`; kck's log says at level debug what is wrong with one",
+        )
+    }
+
+    /// A token that does not allow this: the same whatever is missing, and whether or not the key exists.
+    #[must_use]
+    pub fn forbidden() -> Self {
+        let hint = "ask with another token; the product's [auth] says what it must carry";
+        Self::new(Kind::Forbidden, "the token does not allow this", hint)
+    }
+
+    /// Too many logins that failed.
+    #[must_use]
+    pub fn too_many_logins(seconds: u64) -> Self {
+        let hint = format!("try again in {seconds} seconds");
+        Self::new(Kind::TooManyRequests, "too many logins failed", hint)
+            .with_args([seconds.to_string()])
+    }
+
     /// A defect of kck; what it was is in the log.
     #[must_use]
     pub fn internal() -> Self {
@@ -398,7 +429,7 @@ mod tests {
     use super::*;
     use crate::change::{Lsn, SourceTime};
 
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 15] = [
         Kind::UnknownProduct,
         Kind::ParameterCount,
         Kind::BadParameter,
@@ -412,6 +443,8 @@ mod tests {
         Kind::SourceUnavailable,
         Kind::Draining,
         Kind::NotFreshInTime,
+        Kind::Unauthorized,
+        Kind::Forbidden,
     ];
 
     #[test]
@@ -434,7 +467,9 @@ mod tests {
              KCK610 503 product_broken\n\
              KCK611 503 source_unavailable\n\
              KCK612 503 draining\n\
-             KCK613 504 not_fresh_in_time"
+             KCK613 504 not_fresh_in_time\n\
+             KCK701 401 unauthorized\n\
+             KCK702 403 forbidden"
         );
     }
 
