@@ -14,6 +14,7 @@ use crate::{
     store::Store,
 };
 
+pub mod auth;
 pub mod http;
 pub mod near;
 pub mod problem;

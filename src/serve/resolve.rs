@@ -10,6 +10,7 @@ use crate::{
     postgres::{Error as SourceError, Source, canonical::Asker},
     product::{
         Product, Slot,
+        parameter::Parameter,
         resolve::{KeyError, Raw, Resolution, resolve},
     },
 };
@@ -41,6 +42,21 @@ impl Canonicaliser {
     #[must_use]
     pub fn new(source: Arc<Source>) -> Self {
         Self { source, asker: tokio::sync::Mutex::new(None), known: Cache::new(TEXTS_KEPT) }
+    }
+
+    /// The canonical text of a parameter's value; `None` when it is no value of its type.
+    ///
+    /// # Errors
+    /// When the source must be asked and cannot.
+    pub async fn of(&self, parameter: &Parameter, raw: &str) -> Result<Option<Arc<str>>, Problem> {
+        self.canonical(&parameter.type_, raw).await.map_err(|error| {
+            tracing::warn!(%error, "a parameter waits for the source");
+            Problem::new(
+                Kind::SourceUnavailable,
+                "the source is needed to read a parameter and cannot be asked",
+                "try again",
+            )
+        })
     }
 
     /// What the source prints for `raw` as this type; `None` when it is no value of it.
@@ -108,15 +124,7 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
     let mut answers = Vec::new();
     for (index, raw) in pending.questions() {
         let Some(parameter) = product.parameters.get(index) else { continue };
-        let asked = context.canonical.canonical(&parameter.type_, raw).await;
-        let answer = asked.map_err(|error| {
-            tracing::warn!(%error, "a parameter waits for the source");
-            Problem::new(
-                Kind::SourceUnavailable,
-                "the source is needed to read a parameter and cannot be asked",
-                "try again",
-            )
-        })?;
+        let answer = context.canonical.of(parameter, raw).await?;
         let bad = || fault(&product, parameter.bad(raw, "not a value of this type").into());
         answers.push(answer.ok_or_else(bad)?);
     }
