@@ -65,7 +65,8 @@ struct Held {
     set: Arc<Set>,
     /// Of what the set was read from.
     digest: [u8; 32],
-    stamp: Option<Stamp>,
+    /// The file as it was when it was read, and whether there was one; none before the first look.
+    stamp: Option<Option<Stamp>>,
     /// When the address gave keys last, and when it was asked last.
     given: Option<Instant>,
     asked: Option<Instant>,
@@ -232,11 +233,11 @@ impl Keys {
         let found = stamp(path);
         {
             let mut held = self.lock();
-            if found.is_some() && held.stamp == found {
+            if held.stamp == Some(found) {
                 return Ok(());
             }
             // Also a file that cannot be used is read, and complained of, once.
-            held.stamp = found;
+            held.stamp = Some(found);
         }
         let private = matches!(self.source, Source::Secret(_));
         let bytes = settings::read(self.setting, path, private)?;

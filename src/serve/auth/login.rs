@@ -159,7 +159,7 @@ impl Login {
         match (checked, account) {
             (Ok(true), Some(account)) => {
                 self.limits.succeeded(user, client);
-                self.token(account)
+                self.token(account).await
             }
             (Ok(_), _) => Err(LoginError::Refused),
             (Err(Unusable::Busy), _) => Err(LoginError::TooMany { retry_after_seconds: 1 }),
@@ -193,7 +193,9 @@ impl Login {
         }
     }
 
-    fn token(&self, account: Account) -> Result<String, LoginError> {
+    async fn token(&self, account: Account) -> Result<String, LoginError> {
+        // Its keys say what the one that signs is called.
+        self.gate.look().await;
         let Account { subject, claims, .. } = account;
         let grant = Grant { subject, claims, lifetime: self.lifetime };
         let token = self.signer.mint(&grant, self.clock.now().wall, &self.gate);

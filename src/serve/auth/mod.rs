@@ -265,7 +265,14 @@ impl Gate {
         self.identify(authorization).await
     }
 
-    /// Whether a token of kck's own would be taken, and which name its key has.
+    /// Looks at the keys now, so that a first token need not wait for an address and what is wrong with it is said.
+    pub async fn look(&self) {
+        if let Some(inner) = &self.0 {
+            inner.keys.look(inner.clock.now().steady).await;
+        }
+    }
+
+    /// Whether a token of kck's own would be taken.
     fn judge_own(&self, token: &str) -> Result<(), Reason> {
         let Some(inner) = &self.0 else { return Ok(()) };
         let (set, _) = inner.keys.set();

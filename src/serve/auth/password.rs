@@ -233,7 +233,8 @@ mod tests {
             assert_eq!(check(&stored, "").await, Ok(false));
         }
         // The test vector of the reference implementation: `echo -n password | argon2 somesalt -id -t 2 -m 8 -p 1`.
-        let known = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+        let known =
+            "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
         assert_eq!(check(known, "password").await, Ok(true));
     }
 
