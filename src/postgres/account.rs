@@ -31,9 +31,9 @@ impl Accounts {
     /// Looks users up by this SELECT, whose one parameter is written `($1::pg_catalog.text)`.
     #[must_use]
     pub fn new(source: Arc<Source>, select: &str) -> Self {
-        // The line feed ends a comment that the statement may end with.
+        // The name is no column's, which would stand for itself; the line feed ends what may be a comment.
         let sql = format!(
-            "select pg_catalog.row_to_json(account)::pg_catalog.text from ({select}\n) account limit 2"
+            "select pg_catalog.row_to_json(\"kck.account\")::pg_catalog.text from ({select}\n) \"kck.account\" limit 2"
         );
         Self { source, sql, open: tokio::sync::Mutex::new(None) }
     }
@@ -45,10 +45,31 @@ impl Accounts {
     pub async fn find(&self, user: &str) -> Result<Vec<String>, Error> {
         let mut slot = self.open.lock().await;
         let history = self.source.history();
-        let open = match slot.take() {
-            Some(open) if !open.client.is_closed() && open.history == history => open,
-            _ => self.connect(history).await?,
-        };
+        let kept = slot.take().filter(|open| !open.client.is_closed() && open.history == history);
+        let mut found = None;
+        if let Some(open) = kept {
+            found = match self.ask(&mut slot, open, user).await {
+                // It may have been lost while nobody logged in.
+                Err(Error::Gone { .. }) => None,
+                answer => Some(answer),
+            };
+        }
+        match found {
+            Some(answer) => answer,
+            None => {
+                let open = self.connect(history).await?;
+                self.ask(&mut slot, open, user).await
+            }
+        }
+    }
+
+    /// Asks on this connection, and keeps it if it can be used again.
+    async fn ask(
+        &self,
+        slot: &mut Option<Open>,
+        open: Open,
+        user: &str,
+    ) -> Result<Vec<String>, Error> {
         let found = within(ANSWER_WITHIN, ask(&open.client, &self.sql, user)).await;
         if matches!(found, Ok(_) | Err(Error::Statement { .. })) {
             *slot = Some(open);

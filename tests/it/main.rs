@@ -17,6 +17,7 @@ mod explain;
 mod faults;
 mod flow;
 mod invisible;
+mod login;
 mod oracle;
 mod reading;
 mod reload;

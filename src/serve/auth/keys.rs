@@ -119,7 +119,7 @@ impl Keys {
             Some(path) => keys.read_file(path)?,
             // The first token makes the address be asked: then it is due.
             None if matches!(keys.source, Source::Fixed) => {
-                keys.look_at.store(u64::MAX, Ordering::Relaxed)
+                keys.look_at.store(u64::MAX, Ordering::Relaxed);
             }
             None => {}
         }

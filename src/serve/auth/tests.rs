@@ -151,6 +151,12 @@ fn s09_keys_that_are_weak_keep_kck_from_starting() {
     assert!(opened(&Settings { keys, ..settings }).contains("http is taken only on this machine"));
 }
 
+#[test]
+fn s10_no_cryptography_with_a_known_leak_is_in_the_program() {
+    let lock = include_str!("../../../Cargo.lock");
+    assert!(lock.contains("name = \"aws-lc-rs\"") && !lock.contains("name = \"rsa\""));
+}
+
 /// What a server of key sets says to each request, and how many came.
 struct Server {
     url: String,
