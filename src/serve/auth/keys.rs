@@ -161,7 +161,7 @@ impl Keys {
             }
             return;
         }
-        if self.lock().given.is_none() {
+        if self.let_go_of_old(now) {
             self.ask(now).await;
             return;
         }
@@ -201,20 +201,25 @@ impl Keys {
         self.look_at.store(next, Ordering::Relaxed);
     }
 
+    /// Lets go of keys that the address has not given for a day; whether there are none now.
+    fn let_go_of_old(&self, now: Instant) -> bool {
+        let mut held = self.lock();
+        if held.given.is_some_and(|given| given + GOOD_FOR <= now) {
+            held.set = Arc::default();
+            held.digest = [0; 32];
+            held.given = None;
+            self.number.fetch_add(1, Ordering::Release);
+        }
+        held.given.is_none()
+    }
+
     /// An address that gives no keys: those of before are good for a day.
     fn grow_old(&self, now: Instant, fact: &str) -> Duration {
-        let mut held = self.lock();
         let setting = self.setting;
-        let good = held.given.is_some_and(|given| now < given + GOOD_FOR);
-        if good {
-            tracing::warn!("{setting}: {fact}; the keys of before stay for a day");
-        } else {
+        if self.let_go_of_old(now) {
             tracing::error!("{setting}: {fact}; there are no keys, so no token is valid");
-            if !held.set.is_empty() {
-                held.set = Arc::default();
-                held.digest = [0; 32];
-                self.number.fetch_add(1, Ordering::Release);
-            }
+        } else {
+            tracing::warn!("{setting}: {fact}; the keys of before stay for a day");
         }
         LEAVE_ALONE
     }
