@@ -6,7 +6,11 @@
 //! Invariant: an identity is only given for a token whose signature a key that is held now has verified, and whose
 //! end, on kck's clock, has not come.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use quick_cache::sync::Cache;
@@ -263,6 +267,14 @@ impl Gate {
             return Ok(Identity::nobody());
         }
         self.identify(authorization).await
+    }
+
+    /// When a token ends, on the clock that never goes back: a stream to its holder ends then. None without a token.
+    #[must_use]
+    pub fn ends(&self, identity: &Identity) -> Option<Instant> {
+        let now = self.0.as_ref()?.clock.now();
+        let left = identity.ends()?.duration_since(now.wall).unwrap_or_default();
+        now.steady.checked_add(left)
     }
 
     /// Looks at the keys now, so that a first token need not wait for an address and what is wrong with it is said.

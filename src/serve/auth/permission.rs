@@ -32,14 +32,14 @@ pub enum Verdict {
     Ask(Vec<Question>),
 }
 
-/// A claim whose canonical text only the source knows.
+/// A claim and a parameter that only the source can compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// The parameter's index in its product.
+    /// The parameter's index.
     pub parameter: usize,
     /// The claim, as text.
     pub claim: String,
-    /// What its canonical text must be.
+    /// The parameter's text.
     pub bound: String,
 }
 
@@ -51,6 +51,35 @@ pub fn verdict(
     key: &Key,
     identity: &Identity,
 ) -> Verdict {
+    judge(access, parameters, identity, |index, _| {
+        let segment = key.as_str().split('/').nth(index + 1)?;
+        let bound = key::decode(segment).ok()?;
+        Some((Canonical::Text(bound.clone()), bound))
+    })
+}
+
+/// As [`verdict`], for values as they came: those of an update, in the order of its parameters; NULL is no claim's.
+#[must_use]
+pub fn verdict_of_values(
+    access: &Access,
+    parameters: &[Parameter],
+    values: &[Option<String>],
+    identity: &Identity,
+) -> Verdict {
+    judge(access, parameters, identity, |index, parameter| {
+        let value = values.get(index)?.as_ref()?;
+        Some((parameter.canonical(value).ok()?, value.clone()))
+    })
+}
+
+/// `bound` gives a parameter's canonical text, as far as kck knows it, and its text.
+fn judge(
+    access: &Access,
+    parameters: &[Parameter],
+    identity: &Identity,
+    bound: impl Fn(usize, &Parameter) -> Option<(Canonical, String)>,
+) -> Verdict {
+    use Canonical::{AskSource, Text};
     if access.public || identity.is_everyone() {
         return Verdict::Allowed;
     }
@@ -62,26 +91,28 @@ pub fn verdict(
     }
     let mut questions = Vec::new();
     for binding in &access.claims {
-        let found = parameters.iter().position(|parameter| parameter.name == binding.parameter);
+        let found = parameters.iter().enumerate().find(|(_, one)| one.name == binding.parameter);
         let claim = identity.claim(&binding.claim).and_then(text_of);
-        let (Some(index), Some(claim)) = (found, claim) else { return Verdict::Forbidden };
-        let parameter = parameters.get(index);
-        let bound = key.as_str().split('/').nth(index + 1).and_then(|text| key::decode(text).ok());
-        let (Some(parameter), Some(bound)) = (parameter, bound) else { return Verdict::Forbidden };
-        match parameter.canonical(&claim) {
-            Ok(Canonical::Text(canonical)) if canonical == bound => {}
-            // What the source printed it reads as the same value.
-            Ok(Canonical::AskSource) if claim == bound => {}
-            Ok(Canonical::AskSource) => {
-                questions.push(Question { parameter: index, claim, bound });
-            }
-            Ok(Canonical::Text(_)) | Err(_) => return Verdict::Forbidden,
+        let (Some((index, parameter)), Some(claim)) = (found, claim) else {
+            return Verdict::Forbidden;
+        };
+        let (Some((is, bound)), Ok(must_be)) =
+            (bound(index, parameter), parameter.canonical(&claim))
+        else {
+            return Verdict::Forbidden;
+        };
+        match (must_be, is) {
+            (Text(must_be), Text(is)) if must_be == is => {}
+            (Text(_), Text(_)) => return Verdict::Forbidden,
+            // The same text is the same value, and what the source printed it reads as what it was.
+            (AskSource, _) if claim == bound => {}
+            _ => questions.push(Question { parameter: index, claim, bound }),
         }
     }
     if questions.is_empty() { Verdict::Allowed } else { Verdict::Ask(questions) }
 }
 
-/// Judges, and asks the source where only that knows.
+/// Judges a read, and asks the source where only that knows.
 ///
 /// # Errors
 /// 401 or 403, and 503 when the source must be asked and cannot.
@@ -91,23 +122,35 @@ pub async fn permit(
     identity: &Identity,
     canonical: &Canonicaliser,
 ) -> Result<(), Problem> {
-    match verdict(&product.draft.policy.access, &product.parameters, key, identity) {
-        Verdict::Allowed => Ok(()),
-        Verdict::Unauthorized => Err(Problem::unauthorized()),
-        Verdict::Forbidden => Err(Problem::forbidden()),
-        Verdict::Ask(questions) => {
-            for Question { parameter, claim, bound } in questions {
-                let Some(parameter) = product.parameters.get(parameter) else {
-                    return Err(Problem::forbidden());
-                };
-                let printed = canonical.of(parameter, &claim).await?;
-                if printed.as_deref() != Some(bound.as_str()) {
-                    return Err(Problem::forbidden());
-                }
-            }
-            Ok(())
+    let parameters = &product.parameters;
+    let verdict = verdict(&product.draft.policy.access, parameters, key, identity);
+    settle(verdict, parameters, canonical).await
+}
+
+/// Makes an answer of a verdict; the source is asked what is open.
+///
+/// # Errors
+/// As [`permit`].
+pub async fn settle(
+    verdict: Verdict,
+    parameters: &[Parameter],
+    canonical: &Canonicaliser,
+) -> Result<(), Problem> {
+    let questions = match verdict {
+        Verdict::Allowed => return Ok(()),
+        Verdict::Unauthorized => return Err(Problem::unauthorized()),
+        Verdict::Forbidden => return Err(Problem::forbidden()),
+        Verdict::Ask(questions) => questions,
+    };
+    for Question { parameter, claim, bound } in questions {
+        let Some(parameter) = parameters.get(parameter) else { return Err(Problem::forbidden()) };
+        let must_be = canonical.of(parameter, &claim).await?;
+        // What has no canonical text equals nothing.
+        if must_be.is_none() || must_be != canonical.of(parameter, &bound).await? {
+            return Err(Problem::forbidden());
         }
     }
+    Ok(())
 }
 
 /// Whether kck's own routes may be used: refresh, purge, why, metrics, status.
@@ -217,6 +260,22 @@ mod tests {
         assert_eq!(judge("new"), Verdict::Allowed);
         let asked = Question { parameter: 1, claim: "NEW".to_owned(), bound: "new".to_owned() };
         assert_eq!(judge("NEW"), Verdict::Ask(vec![asked]));
+    }
+
+    #[test]
+    fn values_of_an_update_are_compared_as_their_types_do() {
+        let parameters = [parameter("id", 20, "bigint"), parameter("state", 16385, "shop.state")];
+        let access = bound(&[("id", "sub"), ("state", "state")]);
+        let judge = |id: Option<&str>, state: &str| {
+            let values = [id.map(str::to_owned), Some(state.to_owned())];
+            let identity = identity(&json!({ "sub": 7, "state": "new" }));
+            verdict_of_values(&access, &parameters, &values, &identity)
+        };
+        assert_eq!(judge(Some(" 007"), "new"), Verdict::Allowed);
+        assert_eq!(judge(Some("8"), "new"), Verdict::Forbidden);
+        assert_eq!(judge(Some("x"), "new"), Verdict::Forbidden);
+        assert_eq!(judge(None, "new"), Verdict::Forbidden);
+        assert!(matches!(judge(Some("7"), "New"), Verdict::Ask(_)));
     }
 
     #[test]

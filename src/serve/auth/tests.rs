@@ -44,6 +44,18 @@ async fn a_token_is_verified_once_and_then_remembered_until_it_ends() {
 }
 
 #[tokio::test]
+async fn s13_a_stream_ends_with_its_token() {
+    let (gate, hand) = gate(&fixture::settings());
+    let identity = gate.identify(Some(hs256(&claims(60)).as_bytes())).await.unwrap();
+    let ends = gate.ends(&identity).unwrap();
+    hand.pass(20);
+    assert_eq!(gate.ends(&identity), Some(ends));
+    hand.pass(50);
+    assert!(gate.ends(&identity).unwrap() > ends, "it is over: now");
+    assert_eq!(gate.ends(&Identity::nobody()), None);
+}
+
+#[tokio::test]
 async fn a_token_comes_bare_or_behind_its_scheme() {
     let (gate, _) = gate(&fixture::settings());
     let token = hs256(&claims(60));
