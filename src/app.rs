@@ -20,7 +20,10 @@ use crate::{
     observe::{Event, Observer},
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::{Catalog, Product, Slot, files::Files},
+    product::{
+        Catalog, Fault, Kind, Product, Slot, UpdateSlot,
+        files::{Drafts, Files},
+    },
     progress::Progress,
     recompute::{
         self, Handle,
@@ -30,11 +33,18 @@ use crate::{
     reload::Reload,
     resume::{self, Joins, Names, Resumed, Resuming},
     roster::{Known, Members, Roster},
-    serve::{self, Context, Health, SlotHealth, near::Near, resolve::Canonicaliser},
+    serve::{
+        self, Context, Health, SlotHealth,
+        form::Form,
+        near::Near,
+        resolve::Canonicaliser,
+        share::{Budget, Places},
+    },
     store::{
         self, Forget, Store,
         state::{self, Matched, State},
     },
+    updates::Updates,
 };
 
 /// Keys that may wait to be computed.
@@ -46,6 +56,9 @@ const BATCH_TIME: Duration = Duration::from_millis(50);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Keys deleted by one call.
 const FORGET_AT_ONCE: usize = 1000;
+/// Updates that may wait for a connection, and the longest that one does.
+const UPDATES_WAITING: usize = 256;
+const UPDATES_WITHIN: Duration = Duration::from_secs(30);
 /// A request's body.
 const BODY_BYTES: u64 = 1 << 20;
 
@@ -174,6 +187,7 @@ impl App {
         store: Option<Arc<dyn Store>>,
     ) -> Result<Self, Failure> {
         observer.halt_at(config.halt_at);
+        let http = http_settings(&config)?;
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|error| Failure::new(error.to_string(), ""))?;
         let source_address = self::address(&config, &config.source_url, environment)?;
@@ -186,15 +200,15 @@ impl App {
         let _no_more = starting.clone().drop_guard();
         let mut rebuilt = tokio::select! {
             rebuilt = rebuild(&config, &source, &observer, store) => rebuilt?,
-            () = serve::http::starting(&listener, &starting) => {
+            () = serve::http::starting(&listener, &http, &starting) => {
                 return Err(Failure::new("stopped while starting", ""));
             }
         };
         let Rebuilt { resumed, doubts, .. } = &rebuilt;
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
-        let files = std::mem::take(&mut rebuilt.files);
+        let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
         let parts = assemble(config, source, replication, rebuilt, observer);
-        Ok(spawn(parts, listener, address, (first, files)))
+        Ok(spawn(parts, (listener, http), address, (first, files)))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -224,6 +238,19 @@ impl App {
             );
         }
     }
+}
+
+fn http_settings(config: &Config) -> Result<serve::http::Settings, Failure> {
+    let origins = serve::http::Origins(config.origins.clone());
+    let tls = config
+        .tls
+        .clone()
+        .map(|(certificate, key)| serve::http::Tls::open(serve::http::Files { certificate, key }));
+    let tls = tls.transpose().map_err(|error| {
+        let hint = "give [http] tls_cert and tls_key files in PEM that belong together";
+        Failure::new(postgres::describe_chain(&error), hint)
+    })?;
+    Ok(serve::http::Settings { tls, origins })
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {
@@ -301,6 +328,7 @@ struct Rebuilt {
     resumed: Resumed,
     members: Members,
     files: Files,
+    updates: Drafts,
     ledger: Ledger,
     /// Entries that are not firm.
     doubts: Vec<(Key, Stamp)>,
@@ -321,7 +349,9 @@ async fn rebuild(
         None => open_store(config).await?,
     };
     let files = Files::read(&config.directory.join("products"));
+    let updates = Drafts::read(&config.directory.join("updates"), Kind::Update);
     let mut catalog = load::catalog(&mut client, files.loaded()).await?;
+    load::updates(&client, updates.loaded(), &mut catalog).await?;
     let index = load::index(&catalog);
     let state = State::decode(&store.load().await?)?;
     let term = state.term + 1;
@@ -345,15 +375,37 @@ async fn rebuild(
     if let Some(why) = resumed.began.clone() {
         observer.note(Event::EpochBegan { epoch: resumed.position.epoch, why });
     }
-    for (name, slot) in &catalog.products {
-        if let Slot::Broken { faults, .. } = slot {
-            let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-            observer.note(Event::ProductBroken { product: name.clone(), why });
-        }
-    }
+    note_broken(&catalog, observer);
     let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
     let (ledger, doubts) = recover(ledger, &catalog, &joins, &state, &store).await?;
-    Ok(Rebuilt { names, store, catalog, index, resumed, members, files, ledger, doubts, reserve })
+    Ok(Rebuilt {
+        names,
+        store,
+        catalog,
+        index,
+        resumed,
+        members,
+        files,
+        updates,
+        ledger,
+        doubts,
+        reserve,
+    })
+}
+
+fn note_broken(catalog: &Catalog, observer: &Observer) {
+    let texts =
+        |faults: &[Fault]| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for (name, slot) in &catalog.products {
+        if let Slot::Broken { faults, .. } = slot {
+            observer.note(Event::ProductBroken { product: name.clone(), why: texts(faults) });
+        }
+    }
+    for (name, slot) in &catalog.updates {
+        if let UpdateSlot::Broken { faults } = slot {
+            observer.note(Event::UpdateBroken { update: name.clone(), why: texts(faults) });
+        }
+    }
 }
 
 /// The ledger from products with their marks, track records, marks and entries (R14). What no product and no
@@ -446,15 +498,15 @@ fn assemble(
 /// Sets the parts going.
 fn spawn(
     parts: Parts,
-    listener: TcpListener,
+    (listener, http): (TcpListener, serve::http::Settings),
     address: SocketAddr,
-    (first, files): (First, Files),
+    (first, (files, updates)): (First, (Files, Drafts)),
 ) -> App {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let context = context(&parts);
     let parts = Arc::new(parts);
-    tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), shutdown.clone())));
+    tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), http, shutdown.clone())));
     let Config { refresh_connections, statement_timeout, .. } = parts.config;
     let pool =
         postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
@@ -478,6 +530,8 @@ fn spawn(
     tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
     let reload = Reload::new(Arc::clone(&parts), files);
     tasks.spawn(until(shutdown.clone(), succeeding(reload.run())));
+    let updates = Updates::new(Arc::clone(&parts), updates);
+    tasks.spawn(until(shutdown.clone(), succeeding(updates.run())));
     let health =
         health::keep(parts.observer.subscribe(), parts.catalog.subscribe(), parts.health.clone());
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
@@ -487,13 +541,22 @@ fn spawn(
 
 fn context(parts: &Parts) -> Context {
     let config = &parts.config;
+    let near = Arc::new(Near::new(config.near_cache_bytes));
+    let own = Arc::clone(&near);
+    // What is read or watched need not be asked of the store again.
+    parts.recompute.on_kept(Box::new(move |key, fresh, watched| {
+        if watched || own.holds(key) {
+            own.insert(key.clone(), Form::Json, fresh.meta.stamp, fresh.body.clone());
+        }
+    }));
     Context {
         catalog: parts.catalog.subscribe(),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),
-        near: Arc::new(Near::new(config.near_cache_bytes)),
+        near,
         progress: parts.progress.subscribe(),
         canonical: Arc::new(Canonicaliser::new(Arc::clone(&parts.source))),
+        writer: Arc::new(postgres::write::Pool::new(Arc::clone(&parts.source), writing(config))),
         explain: explain(parts),
         health: parts.health.subscribe(),
         observer: parts.observer.clone(),
@@ -502,7 +565,20 @@ fn context(parts: &Parts) -> Context {
             keys_per_request: config.keys_per_request,
             body_bytes: BODY_BYTES,
             connections: config.http_connections,
+            connections_per_address: config.connections_per_address,
+            stale_if_error: config.stale_if_error,
         },
+        misses: Arc::new(Budget::new(config.misses)),
+        subscriptions: Places::new(config.subscriptions),
+    }
+}
+
+fn writing(config: &Config) -> postgres::write::Limits {
+    postgres::write::Limits {
+        connections: config.refresh_connections,
+        waiting: UPDATES_WAITING,
+        statement_timeout: config.statement_timeout,
+        within: UPDATES_WITHIN,
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     change::SourceTime,
     observe::Event,
-    product::{Catalog, Slot},
+    product::{Catalog, Slot, UpdateSlot},
     serve::{Health, Reason},
 };
 
@@ -32,10 +32,16 @@ const PARTS: &[(&str, &str, &str)] = &[
         "check the role's right to read the catalogue; certificates wait for it",
     ),
     ("product", "KCK302", "GET /products says why; the others are answered as ever"),
+    ("update", "KCK303", "GET /products says why; the others run as ever"),
     (
         "canary",
         "KCK105",
         "certificates stand still: see the other reasons, and the log of the source; kck opens the stream anew by itself when the server is silent",
+    ),
+    (
+        "tls",
+        "KCK616",
+        "check [http] tls_cert and tls_key; connections go on with the certificate of before",
     ),
     ("store", "KCK501", "check the store; nothing is acknowledged until marks are durable again"),
 ];
@@ -51,8 +57,12 @@ pub async fn keep(
         let event = tokio::select! {
             event = events.recv() => event,
             Ok(()) = catalog.changed() => {
-                let trouble = trouble(&catalog.borrow_and_update());
-                change(&health, "product", trouble);
+                let (products, updates) = {
+                    let catalog = catalog.borrow_and_update();
+                    (trouble(&catalog), update_trouble(&catalog))
+                };
+                change(&health, "product", products);
+                change(&health, "update", updates);
                 continue;
             }
         };
@@ -75,16 +85,33 @@ pub async fn keep(
 
 /// The products that are not as their files say.
 fn trouble(catalog: &Catalog) -> Option<String> {
-    let those = |is: fn(&Slot) -> bool, what: &str| {
-        let names = catalog.products.iter().filter(|(_, slot)| is(slot));
-        let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
-        (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
-    };
-    let broken = those(|slot| matches!(slot, Slot::Broken { .. }), "broken");
-    let kept = |slot: &Slot| matches!(slot, Slot::Ready { faults, .. } if !faults.is_empty());
-    let kept = those(kept, "running as before an edit that does not load");
-    let both: Vec<String> = broken.into_iter().chain(kept).collect();
-    (!both.is_empty()).then(|| both.join("; "))
+    let broken = |slot: &Slot| matches!(slot, Slot::Broken { .. });
+    let slots = catalog.products.iter();
+    faulty(slots.map(|(name, slot)| (name.as_str(), broken(slot), slot.faults().is_empty())))
+}
+
+/// The updates that are not as their files say.
+fn update_trouble(catalog: &Catalog) -> Option<String> {
+    let broken = |slot: &UpdateSlot| matches!(slot, UpdateSlot::Broken { .. });
+    let slots = catalog.updates.iter();
+    faulty(slots.map(|(name, slot)| (name.as_str(), broken(slot), slot.faults().is_empty())))
+}
+
+/// Of names, each broken or not, without faults or not.
+fn faulty<'a>(all: impl Iterator<Item = (&'a str, bool, bool)>) -> Option<String> {
+    let (mut broken, mut kept) = (Vec::new(), Vec::new());
+    for (name, is_broken, is_well) in all {
+        match (is_broken, is_well) {
+            (true, _) => broken.push(name),
+            (false, false) => kept.push(name),
+            (false, true) => {}
+        }
+    }
+    let those = [("broken", broken), ("running as before an edit that does not load", kept)];
+    let those = those.into_iter().filter(|(_, names)| !names.is_empty());
+    let those: Vec<String> =
+        those.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect();
+    (!those.is_empty()).then(|| those.join("; "))
 }
 
 fn change(health: &watch::Sender<Arc<Health>>, part: &'static str, trouble: Option<String>) {

@@ -59,3 +59,4 @@ pub mod postgres;
 pub mod reload;
 pub mod resume;
 pub mod roster;
+pub mod updates;

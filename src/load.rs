@@ -1,10 +1,6 @@
 //! Files, and what the source says of them → the catalogue: every product ready, or broken with the reason.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use crate::{
     change::TableId,
@@ -15,7 +11,7 @@ use crate::{
         self, Client, describe,
         publication::{Publication, Unusable},
     },
-    product::{Catalog, Draft, Fault, Product, Slot, build, file},
+    product::{Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file, update},
     store::state::Seen,
 };
 
@@ -23,6 +19,12 @@ use crate::{
 #[must_use]
 pub fn files(folder: &Path) -> file::Loaded {
     file::load(folder)
+}
+
+/// Reads the updates below `folder`, likewise.
+#[must_use]
+pub fn update_files(folder: &Path) -> file::Loaded {
+    file::load_updates(folder)
 }
 
 /// Asks the source about each sound file.
@@ -33,7 +35,7 @@ pub async fn catalog(
     client: &mut Client,
     loaded: file::Loaded,
 ) -> Result<Catalog, postgres::Error> {
-    let mut catalog = Catalog { products: BTreeMap::new(), faults: loaded.faults };
+    let mut catalog = Catalog { faults: loaded.faults, ..Catalog::default() };
     catalog.products.extend(
         loaded.broken.into_iter().map(|(name, faults)| (name, Slot::Broken { last: None, faults })),
     );
@@ -59,8 +61,7 @@ pub async fn product(
     let description = match describe::describe(client, &draft.question).await {
         Ok(description) => description,
         Err(describe::DescribeError::Refused(why)) => {
-            let fault = draft.fault(why.offset, why.message, why.hint);
-            return Ok(Err(vec![Fault { sqlstate: why.sqlstate, ..fault }]));
+            return Ok(Err(vec![refusal(&draft, why)]));
         }
         Err(describe::DescribeError::Source(error)) => return Err(error),
     };
@@ -74,6 +75,49 @@ pub async fn product(
             }
         }
     }))
+}
+
+/// Asks the source about each sound update, and puts all of them into the catalogue.
+///
+/// # Errors
+/// When the source cannot be asked at all; what it says against one update is that update's fault.
+pub async fn updates(
+    client: &Client,
+    loaded: file::Loaded,
+    catalog: &mut Catalog,
+) -> Result<(), postgres::Error> {
+    catalog.update_faults = loaded.faults;
+    let broken = loaded.broken.into_iter();
+    catalog.updates = broken.map(|(name, faults)| (name, UpdateSlot::Broken { faults })).collect();
+    for draft in loaded.drafts {
+        let name = draft.name.clone();
+        let slot = match self::update(client, draft).await? {
+            Ok(update) => UpdateSlot::Ready { update: Arc::new(update), faults: Vec::new() },
+            Err(faults) => UpdateSlot::Broken { faults },
+        };
+        catalog.updates.insert(name, slot);
+    }
+    Ok(())
+}
+
+/// One update, or what is wrong with it.
+///
+/// # Errors
+/// When the source cannot be asked.
+pub async fn update(
+    client: &Client,
+    draft: Draft,
+) -> Result<Result<Update, Vec<Fault>>, postgres::Error> {
+    match describe::parameters(client, &draft.question).await {
+        Ok(types) => Ok(update::build(draft, &types)),
+        Err(describe::DescribeError::Refused(why)) => Ok(Err(vec![refusal(&draft, why)])),
+        Err(describe::DescribeError::Source(error)) => Err(error),
+    }
+}
+
+fn refusal(draft: &Draft, why: describe::Refusal) -> Fault {
+    let fault = draft.fault(why.offset, why.message, why.hint);
+    Fault { sqlstate: why.sqlstate, ..fault }
 }
 
 /// The index of the products that follow changes.

@@ -131,6 +131,44 @@ pub enum Event {
         /// Which.
         product: String,
     },
+    /// An update's file was taken up, while kck runs.
+    UpdateLoaded {
+        /// Which.
+        update: String,
+    },
+    /// An update does not work.
+    UpdateBroken {
+        /// Which.
+        update: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// An update's file does not load as it is now: it runs as it was.
+    UpdateKept {
+        /// Which.
+        update: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// An update's file is gone.
+    UpdateRemoved {
+        /// Which.
+        update: String,
+    },
+    /// An update was committed.
+    Updated {
+        /// Which.
+        update: String,
+    },
+    /// An update was not committed, or nobody knows.
+    UpdateFailed {
+        /// Which.
+        update: String,
+        /// The SQLSTATE; empty where it was not the source that refused.
+        code: String,
+        /// Why, as far as it holds no row's values.
+        why: String,
+    },
     /// A product is matched from this position on.
     ProductJoined {
         /// Which.
@@ -234,12 +272,18 @@ counters! {
     Waits = "kck_waits_total",
     /// Answers that said stale.
     Stale = "kck_stale_total",
+    /// Events sent to subscribers.
+    Events = "kck_events_total",
     /// Openings of the replication connection.
     Connections = "kck_stream_connections_total",
     /// Barriers taken.
     Barriers = "kck_barriers_total",
     /// Lookups asked of the source.
     Lookups = "kck_lookups_total",
+    /// Updates that were committed.
+    Updates = "kck_updates_total",
+    /// Updates that the source refused, or could not be asked.
+    UpdateFailures = "kck_update_failures_total",
 }
 
 /// What became of a product's keys that commits had marked.
@@ -418,6 +462,8 @@ impl Observer {
                 self.count(Counter::Computed, *keys);
             }
             Event::ComputeFailed { .. } => self.count(Counter::ComputeFailures, 1),
+            Event::Updated { .. } => self.count(Counter::Updates, 1),
+            Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
             Event::Read { source, stale } => {
                 let counter = match source {
                     ReadSource::Hit => Counter::Hits,
@@ -462,6 +508,15 @@ fn log(event: &Event) {
         }
         Event::ProductLoaded { product, anew } => tracing::info!(product, anew, "product loaded"),
         Event::ProductRemoved { product } => tracing::info!(product, "product removed"),
+        Event::UpdateBroken { update, why } => tracing::error!(update, why, "update broken"),
+        Event::UpdateKept { update, why } => {
+            tracing::error!(update, why, "file does not load, the update runs as it was");
+        }
+        Event::UpdateLoaded { update } => tracing::info!(update, "update loaded"),
+        Event::UpdateRemoved { update } => tracing::info!(update, "update removed"),
+        Event::UpdateFailed { update, code, why } => {
+            tracing::warn!(update, code, why, "an update failed");
+        }
         Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
         Event::DefinitionChanged { product } => {
             tracing::warn!(product, "a definition it reads changed: marked as a whole");
@@ -475,6 +530,7 @@ fn log(event: &Event) {
         }
         Event::Marked { .. }
         | Event::Refreshed { .. }
+        | Event::Updated { .. }
         | Event::Computed { .. }
         | Event::Read { .. } => {}
     }

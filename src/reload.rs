@@ -108,7 +108,7 @@ pub(crate) struct Reload {
 }
 
 /// Returns at SIGHUP.
-async fn told(hangups: &mut Option<Signal>) {
+pub(crate) async fn told(hangups: &mut Option<Signal>) {
     if let Some(hangups) = hangups
         && hangups.recv().await.is_some()
     {

@@ -22,6 +22,8 @@ pub enum Stage {
     Recompute,
     /// An entry made durable.
     Store,
+    /// A fresh entry → on its way to a subscriber.
+    Push,
     /// The whole way of a commit of kck's own, from the source to V.
     Canary,
 }
@@ -36,7 +38,7 @@ const NAME: &str = "kck_stage_seconds";
 
 impl Stage {
     /// In the order of the way.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Decode,
         Self::Match,
         Self::Barrier,
@@ -44,6 +46,7 @@ impl Stage {
         Self::Mark,
         Self::Recompute,
         Self::Store,
+        Self::Push,
         Self::Canary,
     ];
 
@@ -58,6 +61,7 @@ impl Stage {
             Self::Mark => "mark",
             Self::Recompute => "recompute",
             Self::Store => "store",
+            Self::Push => "push",
             Self::Canary => "canary",
         }
     }

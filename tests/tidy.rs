@@ -77,6 +77,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("reload", &["depend", "load", "parts", "postgres", "product", "recompute", "roster", "store"]),
+    ("updates", &["load", "parts", "postgres", "product", "reload"]),
     (
         "app",
         &[
@@ -97,6 +98,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "roster",
             "serve",
             "store",
+            "updates",
         ],
     ),
     (
@@ -115,9 +117,9 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["postgres/connect"]),
     ("postgres_protocol", &["capture"]),
     ("pg_query", &["product/parse"]),
-    ("rustls", &["postgres", "capture", "serve/auth/fetch", "store/cassandra"]),
+    ("rustls", &["postgres", "capture", "serve/auth/fetch", "serve/http/tls", "store/cassandra"]),
     ("rustls_native_certs", &["postgres/tls", "store/cassandra"]),
-    ("tokio_rustls", &["capture", "serve/auth/fetch"]),
+    ("tokio_rustls", &["capture", "serve/auth/fetch", "serve/http/tls"]),
     ("jsonwebtoken", &["serve/auth"]),
     ("aws_lc_rs", &["serve/auth"]),
     ("argon2", &["serve/auth/password"]),
@@ -131,6 +133,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("hyper_util", &["serve/http", "serve/auth/fetch", "cli"]),
     ("http_body_util", &["serve/auth/fetch", "cli"]),
     ("quick_cache", &["serve"]),
+    ("socket2", &["serve/http"]),
     ("toml", &["config", "product/policy"]),
     ("clap", &["cli"]),
     ("tracing_subscriber", &["cli"]),

@@ -1,4 +1,4 @@
-//! `kck check`: every fault of the product files, and what follows from each product.
+//! `kck check`: every fault of the files of products and updates, and what follows from each product.
 
 use clap::Args;
 
@@ -7,10 +7,10 @@ use crate::{
     app, load,
     parts::Failure,
     postgres::{Source, publication},
-    product::{Catalog, Slot},
+    product::{Catalog, Slot, UpdateSlot},
 };
 
-/// Check the product files, and what the source says of them.
+/// Check the files of products and updates, and what the source says of them.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
@@ -24,21 +24,22 @@ impl Check {
     pub(super) async fn run(self) -> Result<(), Stop> {
         let config = self.config.load()?;
         let loaded = load::files(&config.directory.join("products"));
+        let updates = load::update_files(&config.directory.join("updates"));
         if self.files_only {
-            let faults: Vec<_> =
-                loaded.faults.iter().chain(loaded.broken.values().flatten()).collect();
+            let (mut faults, mut sound) = (Vec::new(), 0);
+            for loaded in [&loaded, &updates] {
+                faults.extend(loaded.faults.iter().chain(loaded.broken.values().flatten()));
+                sound += loaded.drafts.len();
+            }
             faults.iter().for_each(|fault| say(&fault.to_string()));
-            say(&format!(
-                "{} sound, {} faults; the source was not asked",
-                loaded.drafts.len(),
-                faults.len()
-            ));
+            say(&format!("{sound} sound, {} faults; the source was not asked", faults.len()));
             return if faults.is_empty() { Ok(()) } else { Err(Stop::no()) };
         }
         let address = app::address(&config, &config.source_url, &environment())?;
         let source = Source::new(address);
         let mut client = source.connect("describe", &[]).await.map_err(Failure::from)?;
         let mut catalog = load::catalog(&mut client, loaded).await.map_err(Failure::from)?;
+        load::updates(&client, updates, &mut catalog).await.map_err(Failure::from)?;
         let index = load::index(&catalog);
         let unusable = publication::unusable_identities(&client, &index.tables().collect()).await;
         load::refuse_unpublished(&mut catalog, &index, &unusable.map_err(Failure::from)?);
@@ -47,8 +48,9 @@ impl Check {
 }
 
 fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
-    let mut broken = catalog.faults.len();
-    catalog.faults.iter().for_each(|fault| say(&fault.to_string()));
+    let stray = || catalog.faults.iter().chain(&catalog.update_faults);
+    let mut broken = stray().count();
+    stray().for_each(|fault| say(&fault.to_string()));
     for (name, slot) in &catalog.products {
         match slot {
             Slot::Ready { .. } => {
@@ -60,6 +62,24 @@ fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
             Slot::Broken { faults, .. } => {
                 broken += 1;
                 say(&format!("{name}: broken"));
+                faults.iter().for_each(|fault| say(&fault.to_string()));
+            }
+        }
+    }
+    for (name, slot) in &catalog.updates {
+        match slot {
+            UpdateSlot::Ready { update, .. } => {
+                say(&format!("update {name}: ready"));
+                let parameters = update.parameters.iter();
+                let parameters = parameters.map(|one| format!("{} {}", one.name, one.type_.name));
+                let parameters: Vec<String> = parameters.collect();
+                if !parameters.is_empty() {
+                    say(&format!("  takes {}", parameters.join(", ")));
+                }
+            }
+            UpdateSlot::Broken { faults } => {
+                broken += 1;
+                say(&format!("update {name}: broken"));
                 faults.iter().for_each(|fault| say(&fault.to_string()));
             }
         }

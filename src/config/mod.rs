@@ -36,6 +36,10 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("store", "tls", "false", false),
     ("http", "listen", "127.0.0.1:8080", false),
     ("http", "allow_open", "false", false),
+    ("http", "tls_cert", "", false),
+    ("http", "tls_key", "", false),
+    ("http", "cors_origins", "", false),
+    ("http", "stale_if_error", "0s", false),
     ("refresh", "connections", "4", false),
     ("refresh", "statement_timeout", "30s", false),
     ("limits", "tracked_keys", "1000000", false),
@@ -44,6 +48,9 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("limits", "answer", "8MB", false),
     ("limits", "keys_per_request", "1000", false),
     ("limits", "connections", "4096", false),
+    ("limits", "connections_per_address", "1024", false),
+    ("limits", "misses", "1000", false),
+    ("limits", "subscriptions", "1000", false),
     ("auth.jwt", "algorithms", "", false),
     ("auth.jwt", "secret_file", "", false),
     ("auth.jwt", "secret", "", true),
@@ -61,14 +68,8 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
 ];
 
 /// What the design names and this version does not have yet.
-const NOT_YET: &[(&str, &str)] = &[
-    ("pg", ""),
-    ("bus", ""),
-    ("sources", ""),
-    ("http", "tls_cert"),
-    ("http", "tls_key"),
-    ("refresh", "database_share"),
-];
+const NOT_YET: &[(&str, &str)] =
+    &[("pg", ""), ("bus", ""), ("sources", ""), ("refresh", "database_share")];
 
 /// A setting that cannot be used: which, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +144,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Serve without authentication beyond loopback.
     pub allow_open: bool,
+    /// Certificate and key for HTTP.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Sites whose pages may ask.
+    pub origins: Vec<String>,
+    /// How long caches may answer while kck cannot.
+    pub stale_if_error: Duration,
     /// Statements at once.
     pub refresh_connections: usize,
     /// The source gives a product's statement up after this.
@@ -159,6 +166,12 @@ pub struct Config {
     pub keys_per_request: usize,
     /// HTTP connections at once.
     pub http_connections: usize,
+    /// Of them from one address.
+    pub connections_per_address: usize,
+    /// Computations a second that one client may cause.
+    pub misses: u32,
+    /// Subscriptions at once of one client.
+    pub subscriptions: usize,
     /// How readers say who they are; without it nobody is asked.
     pub auth: Option<serve::auth::Settings>,
     /// For tests of crashes.
@@ -258,6 +271,9 @@ impl Config {
             store: raw.store(directory)?,
             listen: raw.parsed("http", "listen", "an address like 127.0.0.1:8080")?,
             allow_open: raw.parsed("http", "allow_open", "true or false")?,
+            tls: raw.pair("http", "tls_cert", "tls_key", directory)?,
+            origins: raw.list("http", "cors_origins"),
+            stale_if_error: raw.duration("http", "stale_if_error")?,
             refresh_connections: raw.number("refresh", "connections")?,
             statement_timeout: raw.duration("refresh", "statement_timeout")?,
             tracked_keys: raw.number("limits", "tracked_keys")?,
@@ -266,6 +282,9 @@ impl Config {
             answer_bytes: usize::try_from(raw.bytes("limits", "answer")?).unwrap_or(usize::MAX),
             keys_per_request: raw.number("limits", "keys_per_request")?,
             http_connections: raw.number("limits", "connections")?,
+            connections_per_address: raw.number("limits", "connections_per_address")?,
+            misses: raw.number("limits", "misses")?,
+            subscriptions: raw.number("limits", "subscriptions")?,
             auth: auth::check(raw, directory)?,
             halt_at: halt_at.map_err(|fact| bad("[test] halt_at", fact, "leave it out"))?,
             printed: raw.print(),
@@ -317,6 +336,31 @@ impl Raw {
         Some(self.text(section, name)).filter(|text| !text.is_empty())
     }
 
+    fn list(&self, section: &str, name: &str) -> Vec<String> {
+        let text = self.text(section, name);
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Two files that are given together or not at all.
+    fn pair(
+        &self,
+        section: &str,
+        one: &str,
+        other: &str,
+        directory: &Path,
+    ) -> Result<Option<(PathBuf, PathBuf)>, BadSetting> {
+        let missing = |name: &str, beside: &str| {
+            let fact = format!("missing beside {beside}");
+            Err(bad(&setting_name(section, name), fact, "give both, or neither"))
+        };
+        match (self.optional(section, one), self.optional(section, other)) {
+            (Some(one), Some(other)) => Ok(Some((directory.join(one), directory.join(other)))),
+            (None, None) => Ok(None),
+            (Some(_), None) => missing(other, one),
+            (None, Some(_)) => missing(one, other),
+        }
+    }
+
     /// A name that needs no quotes in SQL or CQL.
     fn name(&self, section: &str, name: &str) -> Result<String, BadSetting> {
         let text = self.text(section, name);
@@ -335,10 +379,7 @@ impl Raw {
             "memory" => Ok(StoreKind::Memory),
             "embedded" => Ok(StoreKind::Embedded(directory.join(text("path")))),
             "cassandra" => Ok(StoreKind::Cassandra(Cassandra {
-                contact_points: text("contact_points")
-                    .split(',')
-                    .map(|point| point.trim().to_owned())
-                    .collect(),
+                contact_points: self.list("store", "contact_points"),
                 keyspace: self.name("store", "keyspace")?,
                 local_datacenter: optional("local_datacenter"),
                 replication: self.number("store", "replication")?,

@@ -71,6 +71,14 @@ pub async fn describe(
     }
 }
 
+/// Asks Postgres only for the types of a statement's parameters. The statement may write; it is not run.
+///
+/// # Errors
+/// [`DescribeError`]
+pub async fn parameters(client: &Client, question: &Question) -> Result<Vec<Type>, DescribeError> {
+    Ok(prepared(client, question).await?.0)
+}
+
 /// Why a transaction gave nothing.
 pub(super) enum Failed {
     NoView(String),
@@ -96,12 +104,24 @@ pub(super) fn fail(error: tokio_postgres::Error) -> Failed {
     Failed::Source(Error::from_postgres("describe a product", error))
 }
 
-/// The types of parameters and columns. Parameters of which nothing is said are inferred first, and then the
-/// statement is read again with all of them, as it will run.
+/// The types of parameters and columns.
 async fn types(
     client: &Client,
     question: &Question,
 ) -> Result<(Vec<Type>, Vec<OutputColumn>), DescribeError> {
+    let (parameters, prepared) = prepared(client, question).await?;
+    let columns = named_types(client, column_types(&prepared)).await?;
+    let names = prepared.columns().iter().map(|column| column.name().to_owned());
+    let columns = names.zip(columns).map(|(name, type_)| OutputColumn { name, type_ }).collect();
+    Ok((parameters, columns))
+}
+
+/// The statement, and the types of its parameters. Those of which nothing is said are inferred first, and then it is
+/// read again with all of them, as it will run.
+async fn prepared(
+    client: &Client,
+    question: &Question,
+) -> Result<(Vec<Type>, Statement), DescribeError> {
     let mut said = Vec::with_capacity(question.parameters.len());
     let mut modifiers = Vec::with_capacity(question.parameters.len());
     for parameter in &question.parameters {
@@ -127,11 +147,7 @@ async fn types(
             .map_err(|error| refused(question, error, at))?;
     }
     let parameters = prepared.params().iter().map(WireType::oid).zip(modifiers).collect();
-    let parameters = named_types(client, parameters).await?;
-    let columns = named_types(client, column_types(&prepared)).await?;
-    let names = prepared.columns().iter().map(|column| column.name().to_owned());
-    let columns = names.zip(columns).map(|(name, type_)| OutputColumn { name, type_ }).collect();
-    Ok((parameters, columns))
+    Ok((named_types(client, parameters).await?, prepared))
 }
 
 /// A type that the header names, with its modifier.

@@ -32,6 +32,7 @@ pub mod run;
 pub mod server;
 pub mod slot;
 pub mod tls;
+pub mod write;
 
 pub use error::Error;
 pub use slot::History;

@@ -18,13 +18,7 @@ use super::{
 /// Every fault found.
 pub fn build(draft: Draft, description: Description) -> Result<Product, Vec<Fault>> {
     let mut faults = refusals(&draft, &description);
-    let mut parameters = Vec::with_capacity(draft.question.parameters.len());
-    for (spec, type_) in draft.question.parameters.iter().zip(&description.parameters) {
-        match parameter(&draft, spec, type_) {
-            Ok(parameter) => parameters.push(parameter),
-            Err(fault) => faults.push(fault),
-        }
-    }
+    let parameters = parameters(&draft, &description.parameters, &mut faults);
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -52,6 +46,18 @@ fn refusals(draft: &Draft, description: &Description) -> Vec<Fault> {
         faults.push(draft.fault(draft.question.offset, what, hint));
     }
     faults
+}
+
+/// The parameters with their types.
+pub(super) fn parameters(draft: &Draft, types: &[Type], faults: &mut Vec<Fault>) -> Vec<Parameter> {
+    let mut parameters = Vec::with_capacity(draft.question.parameters.len());
+    for (spec, type_) in draft.question.parameters.iter().zip(types) {
+        match parameter(draft, spec, type_) {
+            Ok(parameter) => parameters.push(parameter),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    parameters
 }
 
 fn parameter(draft: &Draft, spec: &ParameterSpec, type_: &Type) -> Result<Parameter, Fault> {

@@ -8,7 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Access, Draft, Fault, files::Files, parse, policy};
+use super::{
+    Access, Draft, Fault, Kind,
+    files::{Drafts, Files},
+    parse, policy,
+};
 use crate::description::{ParameterSpec, Question};
 
 /// The largest file that is read, in bytes.
@@ -37,35 +41,55 @@ pub fn load(folder: &Path) -> Loaded {
     Files::read(folder).loaded()
 }
 
+/// Reads every update below `folder`, likewise.
+#[must_use]
+pub fn load_updates(folder: &Path) -> Loaded {
+    Drafts::read(folder, Kind::Update).loaded()
+}
+
 /// What a name's files say: there may only be one.
-pub(super) fn said(name: &str, files: &[&Path]) -> Result<Draft, Vec<Fault>> {
+pub(super) fn said(kind: Kind, name: &str, files: &[&Path]) -> Result<Draft, Vec<Fault>> {
     match files {
-        [file] => read_draft(name, file),
+        [file] => read_draft(kind, name, file),
         _ => Err(files.iter().map(|file| same_name(name, file, files)).collect()),
     }
 }
 
-/// Reads one product's file.
+fn read_draft(kind: Kind, name: &str, file: &Path) -> Result<Draft, Vec<Fault>> {
+    if file.extension().is_some_and(|extension| extension == "toml") {
+        let (what, hint) = match kind {
+            Kind::Product => (
+                "a recipe of kind exec or http is not supported yet",
+                "only SQL files are products so far",
+            ),
+            Kind::Update => ("an update is an SQL file", "write the statement in a file NAME.sql"),
+        };
+        return Err(vec![whole(file, what, hint)]);
+    }
+    let text = read_text(kind, file).map_err(|fault| vec![fault])?;
+    draft_of(kind, name, file, text)
+}
+
+/// What a product's text says.
 ///
 /// # Errors
 /// Every fault found.
-pub fn read_draft(name: &str, file: &Path) -> Result<Draft, Vec<Fault>> {
-    if file.extension().is_some_and(|extension| extension == "toml") {
-        let hint = "only SQL files are products so far";
-        return Err(vec![whole(file, "a recipe of kind exec or http is not supported yet", hint)]);
-    }
-    let text = read_text(file).map_err(|fault| vec![fault])?;
-    draft(name, file, text)
+pub fn draft(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>> {
+    draft_of(Kind::Product, name, file, text)
 }
 
 /// What a file's text says.
 ///
 /// # Errors
 /// Every fault found.
-pub fn draft(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>> {
+pub fn draft_of(kind: Kind, name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>> {
     let (header, start) = header(file, &text).map_err(|fault| vec![fault])?;
-    let header = policy::read(file, &text, header);
-    let statement = parse::read(file, &text, start);
+    let (header, statement) = match kind {
+        Kind::Product => (policy::read(file, &text, header), parse::read(file, &text, start)),
+        Kind::Update => {
+            (policy::read_update(file, &text, header), parse::read_update(file, &text, start))
+        }
+    };
     let (header, statement) = match (header, statement) {
         (Ok(header), Ok(statement)) => (header, statement),
         (header, statement) => {
@@ -198,14 +222,14 @@ fn header(file: &Path, text: &str) -> Result<(Range<usize>, usize), Fault> {
     Ok((toml..toml + length, toml + length + 2))
 }
 
-fn read_text(file: &Path) -> Result<String, Fault> {
+fn read_text(kind: Kind, file: &Path) -> Result<String, Fault> {
     let unreadable =
         |error: io::Error| whole(file, &format!("it cannot be read: {error}"), "check its rights");
     if fs::metadata(file).map_err(unreadable)?.len() > FILE_BYTES_MAX {
         return Err(whole(
             file,
             "it is too large",
-            &format!("a product has at most {FILE_BYTES_MAX} bytes"),
+            &format!("{} has at most {FILE_BYTES_MAX} bytes", kind.one()),
         ));
     }
     let bytes = fs::read(file).map_err(unreadable)?;
@@ -243,8 +267,8 @@ fn same_name(name: &str, file: &Path, files: &[&Path]) -> Fault {
 pub(super) type Stamp = (Option<SystemTime>, u64);
 
 /// What lies below a folder, unread.
-#[derive(Default)]
 pub(super) struct Found {
+    kind: Kind,
     /// Name → files.
     pub(super) files: BTreeMap<String, Vec<(PathBuf, Stamp)>>,
     pub(super) faults: Vec<Fault>,
@@ -257,8 +281,15 @@ pub(super) struct Found {
 
 impl Found {
     /// Everything below `folder`.
-    pub(super) fn below(folder: &Path) -> Self {
-        let mut found = Self::default();
+    pub(super) fn below(folder: &Path, kind: Kind) -> Self {
+        let mut found = Self {
+            kind,
+            files: BTreeMap::new(),
+            faults: Vec::new(),
+            incomplete: false,
+            entered: BTreeSet::new(),
+            count: 0,
+        };
         found.folder(folder, 0);
         found
     }
@@ -324,7 +355,7 @@ impl Found {
             if self.count == FILES_MAX + 1 {
                 self.faults.push(whole(
                     &file,
-                    "there are too many products",
+                    &format!("there are too many {}s", self.kind.noun()),
                     &format!("at most {FILES_MAX}"),
                 ));
             }
@@ -338,7 +369,8 @@ impl Found {
             let hint = format!(
                 "a name is made of a-z, 0-9 and _, begins with a letter, and has at most {NAME_BYTES_MAX} characters"
             );
-            self.faults.push(whole(&file, &format!("a product cannot be named '{name}'"), &hint));
+            let what = format!("{} cannot be named '{name}'", self.kind.one());
+            self.faults.push(whole(&file, &what, &hint));
         }
     }
 }
@@ -425,6 +457,24 @@ mod tests {
             fault(&bound("idd")),
             "p.sql:3:12: the statement has no parameter 'idd'\n  hint: its parameters: id"
         );
+    }
+
+    #[test]
+    fn updates_are_read_from_a_folder_of_their_own() {
+        let folder = Folder::new(&[
+            ("a.sql", "/* kck\ndescription = \"d\" */ delete from t where id = :id"),
+            ("deep/b.sql", "select 1"),
+            ("c.toml", ""),
+            ("Bad.sql", "delete from t"),
+            ("d.sql", "/* kck\nstale = \"wait\" */ delete from t"),
+        ]);
+        let loaded = load_updates(&folder.0);
+        assert_eq!(loaded.drafts.len(), 1);
+        assert_eq!(loaded.drafts[0].policy.description.as_deref(), Some("d"));
+        assert_eq!(Vec::from_iter(loaded.broken.keys()), ["b", "c", "d"]);
+        assert!(loaded.broken["b"][0].hint.contains("belong in products/"));
+        assert!(loaded.broken["d"][0].message.contains("setting of products"));
+        assert!(loaded.faults[0].message.contains("an update cannot be named 'Bad'"));
     }
 
     #[test]

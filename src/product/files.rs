@@ -1,4 +1,4 @@
-//! Files: the folder `products/`, looked at again and again → which products' files have moved.
+//! Files: the folders `products/` and `updates/`, looked at again and again → whose files have moved.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,21 +6,28 @@ use std::{
 };
 
 use super::{
-    Draft, Fault, compose,
+    Draft, Fault, Kind, compose,
     file::{Found, Loaded, Stamp, said},
 };
 
 /// The files of all products, as they were when last looked at.
 #[derive(Debug, Default)]
 pub struct Files {
-    folder: PathBuf,
-    products: BTreeMap<String, Read>,
+    drafts: Drafts,
     /// What each says, with the products that it reads.
     composed: BTreeMap<String, Result<Draft, Vec<Fault>>>,
+}
+
+/// The files of a folder, each by itself, as they were when last looked at.
+#[derive(Debug, Default)]
+pub struct Drafts {
+    folder: PathBuf,
+    kind: Kind,
+    read: BTreeMap<String, Read>,
     faults: Vec<Fault>,
 }
 
-/// One product's files.
+/// The files of one name.
 #[derive(Debug)]
 struct Read {
     files: Vec<(PathBuf, Stamp)>,
@@ -29,45 +36,88 @@ struct Read {
     missing: bool,
 }
 
-impl Files {
-    /// Reads every product below `folder`; a folder that is not there is an empty one.
+impl Drafts {
+    /// Reads every file of this kind below `folder`; a folder that is not there is an empty one.
     #[must_use]
-    pub fn read(folder: &Path) -> Self {
-        let mut files = Self { folder: folder.to_owned(), ..Self::default() };
-        files.look(true);
-        files
+    pub fn read(folder: &Path, kind: Kind) -> Self {
+        let mut drafts = Self { folder: folder.to_owned(), kind, ..Self::default() };
+        drafts.look(true);
+        drafts
     }
 
     /// Looks again: the names of which something else is said now. Contents are read where a file's time, size or
     /// name is another, or of all; and whoever is not found is gone only at the second look, or of all: many
     /// programs write by taking a file away and putting another in its place.
     pub fn look(&mut self, all: bool) -> BTreeSet<String> {
-        let found = Found::below(&self.folder);
-        let mut moved = false;
-        self.products.retain(|name, read| {
+        let found = Found::below(&self.folder, self.kind);
+        let mut moved = BTreeSet::new();
+        self.read.retain(|name, read| {
             let there = found.files.contains_key(name) || found.incomplete;
             let stays = there || !(all || read.missing);
             read.missing = !there;
-            moved |= !stays;
+            if !stays {
+                moved.insert(name.clone());
+            }
             stays
         });
         for (name, files) in found.files {
-            let before = self.products.get(&name);
+            let before = self.read.get(&name);
             if !all && before.is_some_and(|before| before.files == files) {
                 continue;
             }
             let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
-            let said = said(&name, &paths);
-            moved |= before.is_none_or(|before| before.said != said);
-            self.products.insert(name, Read { files, said, missing: false });
+            let said = said(self.kind, &name, &paths);
+            if before.is_none_or(|before| before.said != said) {
+                moved.insert(name.clone());
+            }
+            self.read.insert(name, Read { files, said, missing: false });
         }
         self.faults = found.faults;
-        if moved { self.compose() } else { BTreeSet::new() }
+        moved
+    }
+
+    /// The names of all files.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.read.keys()
+    }
+
+    /// What the file of this name says: a draft, or its faults. `None` where there is no file.
+    #[must_use]
+    pub fn said(&self, name: &str) -> Option<&Result<Draft, Vec<Fault>>> {
+        self.read.get(name).map(|read| &read.said)
+    }
+
+    /// Faults that belong to no name.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn loaded(&self) -> Loaded {
+        loaded(&self.faults, self.read.iter().map(|(name, read)| (name, &read.said)))
+    }
+}
+
+impl Files {
+    /// Reads every product below `folder`; a folder that is not there is an empty one.
+    #[must_use]
+    pub fn read(folder: &Path) -> Self {
+        let drafts = Drafts::read(folder, Kind::Product);
+        let mut files = Self { drafts, composed: BTreeMap::new() };
+        files.compose();
+        files
+    }
+
+    /// Looks again, as [`Drafts::look`].
+    pub fn look(&mut self, all: bool) -> BTreeSet<String> {
+        if self.drafts.look(all).is_empty() { BTreeSet::new() } else { self.compose() }
     }
 
     /// A product moves with those that it reads.
     fn compose(&mut self) -> BTreeSet<String> {
-        let said = self.products.iter().map(|(name, read)| (name.as_str(), &read.said));
+        let said = self.drafts.read.iter().map(|(name, read)| (name.as_str(), &read.said));
         let composed = compose::composed(said);
         let before = std::mem::replace(&mut self.composed, composed);
         let names = before.keys().chain(self.composed.keys());
@@ -83,23 +133,30 @@ impl Files {
     /// Faults that belong to no name.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
-        &self.faults
+        self.drafts.faults()
     }
 
     /// All of it.
     #[must_use]
     pub fn loaded(&self) -> Loaded {
-        let mut loaded = Loaded { faults: self.faults.clone(), ..Loaded::default() };
-        for (name, said) in &self.composed {
-            match said {
-                Ok(draft) => loaded.drafts.push(draft.clone()),
-                Err(faults) => {
-                    loaded.broken.insert(name.clone(), faults.clone());
-                }
+        loaded(self.drafts.faults(), self.composed.iter())
+    }
+}
+
+fn loaded<'a>(
+    faults: &[Fault],
+    said: impl Iterator<Item = (&'a String, &'a Result<Draft, Vec<Fault>>)>,
+) -> Loaded {
+    let mut loaded = Loaded { faults: faults.to_vec(), ..Loaded::default() };
+    for (name, said) in said {
+        match said {
+            Ok(draft) => loaded.drafts.push(draft.clone()),
+            Err(faults) => {
+                loaded.broken.insert(name.clone(), faults.clone());
             }
         }
-        loaded
     }
+    loaded
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A product is one SELECT with `:name` parameters and a TOML header. This folder reads files, finds every
 //! fault in them with file, line, column and hint, turns texts into canonical keys, and knows fingerprints.
 //! It must never ask the source; what Postgres says comes in as a [`Description`].
+//! An update is a statement that writes, in a file of the same form.
 //!
 //! Invariant: a [`Product`] was checked whole: its SQL is one SELECT, its settings are known, its parameters
 //! have types that keys can be made of.
@@ -30,6 +31,35 @@ pub mod parameter;
 pub mod parse;
 pub mod policy;
 pub mod resolve;
+pub mod update;
+
+pub use update::{Update, UpdateSlot};
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// It answers.
+    #[default]
+    Product,
+    /// It writes.
+    Update,
+}
+
+impl Kind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Product => "product",
+            Self::Update => "update",
+        }
+    }
+
+    fn one(self) -> &'static str {
+        match self {
+            Self::Product => "a product",
+            Self::Update => "an update",
+        }
+    }
+}
 
 /// One thing that is wrong with a file, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,13 +327,17 @@ impl Slot {
     }
 }
 
-/// All products by name.
+/// All products and updates by name.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     /// Name → product.
     pub products: BTreeMap<String, Slot>,
     /// Faults that belong to no name: files that are no products.
     pub faults: Vec<Fault>,
+    /// Name → update.
+    pub updates: BTreeMap<String, UpdateSlot>,
+    /// Faults of files that are no updates.
+    pub update_faults: Vec<Fault>,
 }
 
 impl Catalog {

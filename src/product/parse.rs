@@ -14,16 +14,22 @@ use serde_json::Value;
 use super::{Argument, Call, Fault};
 use crate::{description::Mentions, quote};
 
-/// The most parameters a product may have: a path has that many segments.
+/// The most parameters a file may have: a path has that many segments.
 const PARAMETERS_MAX: usize = 64;
+
+/// Kinds of statements that write.
+const WRITING: [&str; 5] = ["InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "CallStmt"];
 
 /// Names that are query parameters of the HTTP routes.
 const RESERVED: [&str; 8] =
     ["key", "min_lsn", "wait", "max_staleness", "fresh", "after", "format", "consistent"];
 
 const ONE_SELECT: &str = "a product is one SELECT (or VALUES, or WITH … SELECT)";
+const WRITES_ELSEWHERE: &str = "statements that write belong in updates/";
+const ONE_WRITE: &str = "an update is one INSERT, UPDATE, DELETE, MERGE or CALL";
+const READS_ELSEWHERE: &str = "statements that read belong in products/; an update is one INSERT, UPDATE, DELETE, MERGE or CALL";
 
-/// A statement that is one SELECT.
+/// A statement that is one SELECT, or one that writes.
 #[derive(Debug)]
 pub(super) struct Statement {
     /// Where its first character is in the file, in bytes.
@@ -45,39 +51,15 @@ pub(super) struct Statement {
 /// # Errors
 /// The first fault found.
 pub(super) fn read(file: &Path, text: &str, start: usize) -> Result<Statement, Fault> {
-    let reader = Reader { file, text, start };
-    let tokens = reader.tokens()?;
-    let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
-        return Err(reader.fault(start, "there is no statement", ONE_SELECT));
-    };
-    let (begin, end) = (first.start, last.end);
-    let uses = reader.parameters(&tokens)?;
-    let mut statement = Statement {
-        offset: begin,
-        pieces: Vec::with_capacity(uses.len() + 1),
-        holes: Vec::with_capacity(uses.len()),
-        names: Vec::new(),
-        mentions: None,
-        calls: reader.calls(&tokens)?,
-    };
-    let mut at = begin;
-    for hole in uses {
-        statement.pieces.push(reader.slice(at, hole.start).to_owned());
-        let name = reader.slice(hole.start + 1, hole.end);
-        let known = statement.names.iter().position(|(known, _)| known == name);
-        statement.holes.push(known.unwrap_or(statement.names.len()));
-        if known.is_none() {
-            statement.names.push((name.to_owned(), hole.start));
-        }
-        at = hole.end;
-    }
-    statement.pieces.push(reader.slice(at, end).to_owned());
-    if let Some((_, offset)) = statement.names.get(PARAMETERS_MAX) {
-        let hint = format!("a product has at most {PARAMETERS_MAX} parameters");
-        return Err(reader.fault(*offset, "there are too many parameters", hint));
-    }
-    reader.grammar(&mut statement, &tokens)?;
-    Ok(statement)
+    Reader { file, text, start, writes: false }.read()
+}
+
+/// As [`read`], of a statement that writes.
+///
+/// # Errors
+/// The first fault found.
+pub(super) fn read_update(file: &Path, text: &str, start: usize) -> Result<Statement, Fault> {
+    Reader { file, text, start, writes: true }.read()
 }
 
 /// Whether the text is what may stand behind `::` in a cast, and nothing else.
@@ -110,9 +92,53 @@ struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
     start: usize,
+    /// It is an update.
+    writes: bool,
 }
 
 impl Reader<'_> {
+    /// The statement, from its first token to its last.
+    fn read(&self) -> Result<Statement, Fault> {
+        let tokens = self.tokens()?;
+        let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
+            return Err(self.fault(self.start, "there is no statement", self.one()));
+        };
+        let (begin, end) = (first.start, last.end);
+        let uses = self.parameters(&tokens)?;
+        let mut statement = Statement {
+            offset: begin,
+            pieces: Vec::with_capacity(uses.len() + 1),
+            holes: Vec::with_capacity(uses.len()),
+            names: Vec::new(),
+            mentions: None,
+            // An update reads what Postgres knows; a schema may be named like kck.
+            calls: if self.writes { Vec::new() } else { self.calls(&tokens)? },
+        };
+        let mut at = begin;
+        for hole in uses {
+            statement.pieces.push(self.slice(at, hole.start).to_owned());
+            let name = self.slice(hole.start + 1, hole.end);
+            let known = statement.names.iter().position(|(known, _)| known == name);
+            statement.holes.push(known.unwrap_or(statement.names.len()));
+            if known.is_none() {
+                statement.names.push((name.to_owned(), hole.start));
+            }
+            at = hole.end;
+        }
+        statement.pieces.push(self.slice(at, end).to_owned());
+        if let Some((_, offset)) = statement.names.get(PARAMETERS_MAX) {
+            let hint = format!("there may be at most {PARAMETERS_MAX}");
+            return Err(self.fault(*offset, "there are too many parameters", hint));
+        }
+        self.grammar(&mut statement, &tokens)?;
+        Ok(statement)
+    }
+
+    /// What a file holds.
+    fn one(&self) -> &'static str {
+        if self.writes { ONE_WRITE } else { ONE_SELECT }
+    }
+
     fn fault(&self, offset: usize, what: impl Into<String>, hint: impl Into<String>) -> Fault {
         Fault::at(self.file, self.text, offset, what, hint)
     }
@@ -150,7 +176,7 @@ impl Reader<'_> {
             _ => None,
         }) {
             Some(next) => {
-                Err(self.fault(next.start, "there is more than one statement", ONE_SELECT))
+                Err(self.fault(next.start, "there is more than one statement", self.one()))
             }
             None => Ok(tokens),
         }
@@ -207,7 +233,7 @@ impl Reader<'_> {
                 "a parameter's name is made of a-z, 0-9 and _; a slice is written a[1 : (x)]";
             return Err(self.fault(offset, format!("a parameter cannot be named '{name}'"), hint));
         }
-        if RESERVED.contains(&name) {
+        if !self.writes && RESERVED.contains(&name) {
             let hint =
                 format!("rename it; these have a meaning of their own: {}", RESERVED.join(", "));
             return Err(self.fault(offset, format!("a parameter cannot be named '{name}'"), hint));
@@ -220,6 +246,9 @@ impl Reader<'_> {
         let sql = numbered(statement, usize::MAX);
         let summary = pg_query::summary(&sql, ParserOptions::DEFAULT, -1)
             .map_err(|error| self.syntax_fault(statement, tokens, &error))?;
+        if self.writes {
+            return self.kind_that_writes(statement, tokens, &sql);
+        }
         self.kind(statement, tokens, &summary.statement_types)?;
         if let Some(into) = tokens.iter().find(|token| token.token == Token::Into) {
             return Err(self.fault(into.start, "SELECT INTO makes a table", ONE_SELECT));
@@ -256,16 +285,44 @@ impl Reader<'_> {
             _ => None,
         });
         match (tokens.first(), inner) {
-            (Some(Span { token: Token::With, .. }), Some(inner)) => Err(self.fault(
-                inner,
-                "the statement writes",
-                "statements that write belong in updates/",
-            )),
-            (first, _) => {
-                let word =
-                    first.map_or("", |token| self.slice(token.start, token.end)).to_uppercase();
-                Err(self.fault(statement.offset, format!("this is {word}"), ONE_SELECT))
+            (Some(Span { token: Token::With, .. }), Some(inner)) => {
+                Err(self.fault(inner, "the statement writes", WRITES_ELSEWHERE))
             }
+            (first, _) => {
+                let writes = |kind: &String| WRITING.contains(&kind.as_str());
+                let hint = if kinds.iter().any(writes) { WRITES_ELSEWHERE } else { ONE_SELECT };
+                Err(self.this_is(statement, first, hint))
+            }
+        }
+    }
+
+    fn this_is(&self, statement: &Statement, first: Option<&Span>, hint: &str) -> Fault {
+        let word = first.map_or("", |token| self.slice(token.start, token.end)).to_uppercase();
+        self.fault(statement.offset, format!("this is {word}"), hint)
+    }
+
+    /// Refuses what does not write; what stands in its WITH may.
+    fn kind_that_writes(
+        &self,
+        statement: &Statement,
+        tokens: &[Span],
+        sql: &str,
+    ) -> Result<(), Fault> {
+        let Ok(tree) = pg_query::parse(sql, ParserOptions::DEFAULT) else {
+            let hint = "split it, or call a procedure";
+            return Err(self.fault(statement.offset, "the statement nests too deeply", hint));
+        };
+        let tree = serde_json::to_value(tree.protobuf.stmts).unwrap_or_default();
+        let node = tree.pointer("/0/stmt/node").and_then(Value::as_object);
+        let kind = node.and_then(|node| node.keys().next()).map_or("", String::as_str);
+        match kind {
+            kind if WRITING.contains(&kind) => Ok(()),
+            "SelectStmt" if tokens.first().is_some_and(|first| first.token == Token::With) => {
+                let what = "the statement ends in SELECT";
+                Err(self.fault(statement.offset, what, READS_ELSEWHERE))
+            }
+            "SelectStmt" => Err(self.this_is(statement, tokens.first(), READS_ELSEWHERE)),
+            _ => Err(self.this_is(statement, tokens.first(), ONE_WRITE)),
         }
     }
 
@@ -535,6 +592,44 @@ mod tests {
         ] {
             assert!(fault(sql).starts_with(&format!("p.sql:{want}")), "{sql}: {}", fault(sql));
         }
+    }
+
+    #[test]
+    fn an_update_is_one_statement_that_writes() {
+        let read = |sql: &str| read_update(Path::new("u.sql"), sql, 0);
+        for sql in [
+            "insert into t (a) values (:a) on conflict (a) do update set b = :b returning a;",
+            "update t set n = :n, key = ':x' where id = :key -- :y",
+            "delete from kck.t(a) where id = :id",
+            "merge into t using (select :id::int as id) s on t.id = s.id \
+             when matched then update set n = :n when not matched then insert values (:id, :n)",
+            "call move_stock(:from, :to, array[1, :n])",
+            "with gone as (delete from a where id = :id returning *) insert into b select * from gone",
+            "insert into t select * from u where n = :n for update",
+        ] {
+            // A function stands in no place of a table that is written: the grammar says so, whoever is named kck.
+            let good = !sql.contains("kck.t(a)");
+            assert_eq!(read(sql).is_ok(), good, "{sql}");
+        }
+        for (sql, want) in [
+            ("", "1:1: there is no statement\n  hint: an update is one"),
+            ("select 1", "1:1: this is SELECT\n  hint: statements that read belong in products/"),
+            ("table t", "1:1: this is TABLE\n  hint: statements that read belong in products/"),
+            (
+                "with x as (insert into t values (1) returning 1) select * from x",
+                "1:1: the statement ends in SELECT\n  hint: statements that read belong",
+            ),
+            ("truncate t", "1:1: this is TRUNCATE\n  hint: an update is one"),
+            ("do $$ begin end $$", "1:1: this is DO\n  hint: an update is one"),
+            ("drop table t", "1:1: this is DROP\n  hint: an update is one"),
+            ("delete from t;\n delete from u", "2:2: there is more than one statement"),
+            ("delete from t where id = $1", "1:26: parameters have no numbers here"),
+            ("delete from t where", "1:15: syntax error"),
+        ] {
+            let fault = read(sql).unwrap_err().to_string();
+            assert!(fault.starts_with(&format!("u.sql:{want}")), "{sql}: {fault}");
+        }
+        assert!(fault("update t set n = 1").contains("belong in updates/"));
     }
 
     #[test]

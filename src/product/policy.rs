@@ -25,6 +25,9 @@ const SETTINGS: [&str; 12] = [
     "source",
 ];
 
+/// Those of them that an update takes too.
+const SETTINGS_OF_UPDATES: [&str; 3] = ["description", "params", "auth"];
+
 /// The longest time a setting may name, in milliseconds: a hundred years.
 const MILLISECONDS_MAX: u64 = 36_525 * 86_400_000;
 
@@ -42,8 +45,29 @@ pub(super) struct Header {
 /// # Errors
 /// Every fault found.
 pub(super) fn read(file: &Path, text: &str, range: Range<usize>) -> Result<Header, Vec<Fault>> {
+    read_taking(&SETTINGS, file, text, range)
+}
+
+/// As [`read`], of an update.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn read_update(
+    file: &Path,
+    text: &str,
+    range: Range<usize>,
+) -> Result<Header, Vec<Fault>> {
+    read_taking(&SETTINGS_OF_UPDATES, file, text, range)
+}
+
+fn read_taking(
+    takes: &'static [&'static str],
+    file: &Path,
+    text: &str,
+    range: Range<usize>,
+) -> Result<Header, Vec<Fault>> {
     let toml = text.get(range.clone()).unwrap_or_default();
-    let mut reader = Reader { file, text, start: range.start, faults: Vec::new() };
+    let mut reader = Reader { file, text, start: range.start, takes, faults: Vec::new() };
     let mut header = Header::default();
     match DeTable::parse(toml) {
         Ok(table) => {
@@ -66,6 +90,7 @@ struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
     start: usize,
+    takes: &'static [&'static str],
     faults: Vec<Fault>,
 }
 
@@ -81,6 +106,9 @@ impl Reader<'_> {
         value: &Value<'_>,
     ) {
         let (name, policy) = (key.get_ref().as_ref(), &mut header.policy);
+        if !self.takes.contains(&name) {
+            return self.unknown(name, &key.span());
+        }
         match name {
             "description" => policy.description = self.string(name, value).map(str::to_owned),
             "refresh" => policy.change = self.refresh(value),
@@ -123,9 +151,14 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, name: &str, at: &Range<usize>) {
-        let hint = match nearest(name, &SETTINGS) {
+        let takes = self.takes.join(", ");
+        if SETTINGS.contains(&name) {
+            let hint = format!("an update takes {takes}");
+            return self.fault(at, format!("{name} is a setting of products"), hint);
+        }
+        let hint = match nearest(name, self.takes) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("settings are {}", SETTINGS.join(", ")),
+            None => format!("settings are {takes}"),
         };
         self.fault(at, format!("unknown setting '{name}'"), hint);
     }
@@ -529,6 +562,21 @@ mod tests {
                 .starts_with("p.sql:2:10: expire cannot be '1 h'")
         );
         assert!(fault("stale = ").starts_with("p.sql:1:"));
+    }
+
+    #[test]
+    fn an_update_takes_fewer_settings() {
+        let read = |toml: &str| read_update(Path::new("u.sql"), toml, 0..toml.len());
+        let header = read("description = \"d\"\nparams = { a = \"int\" }").unwrap();
+        assert_eq!(header.policy.description.as_deref(), Some("d"));
+        for (toml, what) in [
+            ("stale = \"wait\"", "u.sql:1:1: stale is a setting of products"),
+            ("refresh = []", "u.sql:1:1: refresh is a setting of products"),
+            ("parms = {}", "u.sql:1:1: unknown setting 'parms'\n  hint: did you mean `params`?"),
+        ] {
+            let faults = read(toml).unwrap_err();
+            assert!(faults[0].to_string().starts_with(what), "{}", faults[0]);
+        }
     }
 
     #[test]

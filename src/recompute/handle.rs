@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch as latest};
 
 use crate::{
     change::{Lsn, Position},
@@ -25,6 +25,7 @@ use super::{
     ledger::{Ledger, Standing},
     queue::{Queue, Want},
     reserve::Reserve,
+    watch::{Watchers, Watching},
 };
 
 /// A computed answer, as those who waited for it get it.
@@ -62,19 +63,24 @@ pub(super) struct Shared {
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
     /// Counts who came to wait for a certificate: whoever makes them hastens.
-    wanted: watch::Sender<u64>,
+    wanted: latest::Sender<u64>,
     /// When somebody last read anything.
     last_read: Mutex<Option<Instant>>,
     /// Marks that V has not passed when they were made.
     later: Mutex<Vec<Marks>>,
-    /// Readers that wait for a key to change.
-    watching: Mutex<HashMap<Key, (usize, Arc<Notify>)>>,
-    pub(super) catalog: watch::Receiver<Arc<Catalog>>,
-    pub(super) progress: watch::Receiver<Progress>,
+    /// Readers that wait for keys to change.
+    watchers: Arc<Watchers>,
+    /// Who wants the bytes of what is kept.
+    kept: OnceLock<Kept>,
+    pub(super) catalog: latest::Receiver<Arc<Catalog>>,
+    pub(super) progress: latest::Receiver<Progress>,
     pub(super) store: Arc<dyn Store>,
     pub(super) reserve: Reserve,
     pub(super) observer: Observer,
 }
+
+/// Is given every answer that was made durable, and whether somebody watches its key.
+pub type Kept = Box<dyn Fn(&Key, &Fresh, bool) + Send + Sync>;
 
 /// What others hold of recompute. Cheap to clone.
 #[derive(Clone)]
@@ -89,9 +95,9 @@ pub struct Parts {
     /// The tracked keys, rebuilt.
     pub ledger: Ledger,
     /// The products as they are now.
-    pub catalog: watch::Receiver<Arc<Catalog>>,
+    pub catalog: latest::Receiver<Arc<Catalog>>,
     /// How far kck is.
-    pub progress: watch::Receiver<Progress>,
+    pub progress: latest::Receiver<Progress>,
     /// Where entries go.
     pub store: Arc<dyn Store>,
     /// Floors of stamps and versions.
@@ -110,10 +116,11 @@ impl Handle {
             ledger: Mutex::new(ledger),
             queue: Mutex::new(Queue::new(config.queued_keys)),
             asked: Notify::new(),
-            wanted: watch::Sender::new(0),
+            wanted: latest::Sender::new(0),
             last_read: Mutex::new(None),
             later: Mutex::default(),
-            watching: Mutex::new(HashMap::new()),
+            watchers: Arc::default(),
+            kept: OnceLock::new(),
             catalog,
             progress,
             store,
@@ -150,18 +157,15 @@ impl Handle {
             Some(Instant::now());
         let progress = *self.shared.progress.borrow();
         let mut ledger = self.ledger();
-        let cached = ledger.is_cached(key.product(), progress.visible);
-        if ledger.has_left(key.product()) {
-            return None;
-        }
         ledger.read(key);
-        let mut standing = ledger.standing(key)?;
-        // While its product joins, again in a new epoch, an entry may stand in as stale (R10).
-        standing.fresh &= cached;
-        let expired = standing.meta.expires.is_some_and(|expires| {
-            progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
-        });
-        (!expired).then_some((standing, progress))
+        usable(&ledger, key, progress)
+    }
+
+    /// The same, and nobody reads.
+    #[must_use]
+    pub fn look(&self, key: &Key) -> Option<(Standing, Progress)> {
+        let progress = *self.shared.progress.borrow();
+        usable(&self.ledger(), key, progress)
     }
 
     /// Whether somebody read within `span`: only then is the source asked to move on.
@@ -225,27 +229,36 @@ impl Handle {
 
     /// Changes when somebody waits for the certificate to grow.
     #[must_use]
-    pub fn wanted(&self) -> watch::Receiver<u64> {
+    pub fn wanted(&self) -> latest::Receiver<u64> {
         self.shared.wanted.subscribe()
     }
 
-    /// Watches a key until dropped: it counts as read, and says when its answer has moved.
-    pub fn watch(&self, key: &Key) -> Watching {
-        let mut watching = self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, moved) = watching.entry(key.clone()).or_default();
-        *count += 1;
-        Watching { handle: self.clone(), key: key.clone(), moved: Arc::clone(moved) }
+    /// Watches these keys, numbered as they come, until dropped: they count as read, and it says which have moved.
+    #[must_use]
+    pub fn watch(&self, keys: Vec<Key>) -> Watching {
+        self.shared.watchers.watch(keys)
     }
 
-    pub(super) fn is_watched(&self, key: &Key) -> bool {
-        self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    /// Has this given every answer that is kept from now on; only the first that asks is.
+    pub fn on_kept(&self, kept: Kept) {
+        drop(self.shared.kept.set(kept));
     }
 
-    pub(super) fn moved(&self, key: &Key) {
-        let watching = self.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, moved)) = watching.get(key) {
-            moved.notify_waiters();
+    pub(super) fn kept(&self, key: &Key, fresh: &Fresh) {
+        if let Some(kept) = self.shared.kept.get() {
+            kept(key, fresh, self.is_watched(key));
         }
+    }
+
+    /// Whether anybody is told when this key moves.
+    #[must_use]
+    pub fn is_watched(&self, key: &Key) -> bool {
+        self.shared.watchers.is_watched(key)
+    }
+
+    /// The key has another answer, or none any more.
+    pub(super) fn moved(&self, key: &Key) {
+        self.shared.watchers.moved(key);
     }
 
     /// Commits touch these keys, those that agree with patterns, and whole products: the marks to be written durably
@@ -359,8 +372,11 @@ impl Handle {
         let Some(highest) = forgets.iter().map(|forget| forget.stamp).max() else { return Ok(()) };
         self.shared.reserve.ensure(highest, 0).await?;
         self.shared.store.forget(&forgets).await?;
-        let mut ledger = self.ledger();
-        forgets.iter().for_each(|forget| ledger.forget(forget));
+        {
+            let mut ledger = self.ledger();
+            forgets.iter().for_each(|forget| ledger.forget(forget));
+        }
+        forgets.iter().for_each(|forget| self.moved(&forget.key));
         Ok(())
     }
 
@@ -380,6 +396,20 @@ impl Handle {
     }
 }
 
+/// A key as it stands, if its entry can be used now.
+fn usable(ledger: &Ledger, key: &Key, progress: Progress) -> Option<(Standing, Progress)> {
+    if ledger.has_left(key.product()) {
+        return None;
+    }
+    let mut standing = ledger.standing(key)?;
+    // While its product joins, again in a new epoch, an entry may stand in as stale (R10).
+    standing.fresh &= ledger.is_cached(key.product(), progress.visible);
+    let expired = standing.meta.expires.is_some_and(|expires| {
+        progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
+    });
+    (!expired).then_some((standing, progress))
+}
+
 /// What commits marked, to be written durably and then woken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
@@ -394,32 +424,5 @@ impl Marks {
     fn end(&self) -> Position {
         let keys = self.keys.iter().map(|(_, at)| *at);
         keys.chain(self.products.iter().map(|(_, at)| *at)).max().unwrap_or_default()
-    }
-}
-
-/// A reader's interest in a key; ends when dropped.
-pub struct Watching {
-    handle: Handle,
-    key: Key,
-    moved: Arc<Notify>,
-}
-
-impl Watching {
-    /// Returns when the key's answer has moved after this was called. Enable it before looking.
-    pub fn moved(&self) -> tokio::sync::futures::Notified<'_> {
-        self.moved.notified()
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let mut watching =
-            self.handle.shared.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((count, _)) = watching.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                watching.remove(&self.key);
-            }
-        }
     }
 }

@@ -6,7 +6,7 @@
 //! stands (R5, R10).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -135,8 +135,8 @@ pub struct Ledger {
     floor: Stamp,
     version_floor: u64,
     keys: HashMap<Key, Tracked>,
-    /// The same keys by product, so that a whole-product mark finds the hot ones.
-    by_product: HashMap<Arc<str>, HashSet<Key>>,
+    /// The same keys by product, so that a whole-product mark finds the hot ones, and lists go on where they ended.
+    by_product: HashMap<Arc<str>, BTreeSet<Key>>,
     /// The same keys by their parameters, for products that commits reach by patterns.
     patterns: Patterns,
     products: HashMap<Arc<str>, ProductState>,
@@ -258,7 +258,18 @@ impl Ledger {
         self.keys.is_empty()
     }
 
-    /// The keys of a product, in no order.
+    /// The keys of a product from this text on, in the order of their texts.
+    pub fn keys_from<'a>(
+        &'a self,
+        product: &str,
+        from: &'a str,
+    ) -> impl Iterator<Item = &'a Key> + use<'a> {
+        use std::ops::Bound;
+        let keys = self.by_product.get(product).into_iter();
+        keys.flat_map(move |keys| keys.range::<str, _>((Bound::Included(from), Bound::Unbounded)))
+    }
+
+    /// The keys of a product.
     pub fn keys_of(&self, product: &str) -> impl Iterator<Item = &Key> {
         self.by_product.get(product).into_iter().flatten()
     }

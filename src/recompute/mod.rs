@@ -24,9 +24,11 @@ mod patterns;
 pub mod queue;
 pub mod reserve;
 pub mod sql;
+mod watch;
 pub mod worker;
 
-pub use handle::{Counts, Fresh, Handle, Marks, Parts, Watching};
+pub use handle::{Counts, Fresh, Handle, Kept, Marks, Parts};
+pub use watch::{Moved, Watching};
 
 /// Bounds of recomputing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +124,12 @@ pub enum Error {
     /// Too much is waiting already.
     #[error("too many computations are waiting")]
     Overloaded,
+    /// The client has caused more computations than its share.
+    #[error("more computations than one client's share")]
+    OverShare {
+        /// When the next may be.
+        retry: Duration,
+    },
     /// kck is stopping.
     #[error("stopping")]
     Stopping,

@@ -197,6 +197,8 @@ impl Worker {
                     Some(lease)
                 } else {
                     evict = (cached && !room).then(|| ledger.coldest()).flatten();
+                    // Somebody is told of its changes; another goes when the next key comes.
+                    evict = evict.filter(|coldest| !self.handle.is_watched(coldest));
                     None
                 };
                 begun.push(Begun { key: key.clone(), lease });
@@ -322,7 +324,10 @@ impl Worker {
         };
         let began = Instant::now();
         match written.await {
-            Ok(()) => shared.observer.took(Stage::Store, began.elapsed()),
+            Ok(()) => {
+                shared.observer.took(Stage::Store, began.elapsed());
+                self.handle.kept(key, fresh);
+            }
             Err(error) => {
                 tracing::warn!(%error, product = key.product(), "an answer was not kept");
             }

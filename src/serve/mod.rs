@@ -1,7 +1,8 @@
 //! Serve: entries → readers.
 //!
-//! What a read means lives in [`read`], whatever the protocol; [`http`] speaks it. Serve asks recompute for
-//! computations and the store for bytes; it must never know capture or depend.
+//! What a read means lives in [`read`], and what a write does in [`mod@write`], whatever the protocol; [`http`] speaks
+//! both. Serve asks recompute for computations, the store for bytes and the source for writes; it must never know
+//! capture or depend.
 //!
 //! Invariant: bytes are answered as fresh only if their stamp is the ledger's and the ledger calls it fresh (R5).
 
@@ -10,16 +11,26 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    explanation::Explanation, observe::Observer, product::Catalog, progress::Progress, recompute,
-    store::Store,
+    explanation::Explanation, observe::Observer, postgres, product::Catalog, progress::Progress,
+    recompute, store::Store,
 };
 
 pub mod auth;
+pub mod fields;
+pub mod form;
 pub mod http;
+pub mod manage;
 pub mod near;
+pub mod pack;
 pub mod problem;
 pub mod read;
 pub mod resolve;
+pub mod share;
+pub mod subscribe;
+pub mod who;
+pub mod write;
+
+pub use who::Who;
 
 /// Bounds on what one reader may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +43,10 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Connections at once.
     pub connections: usize,
+    /// Of them from one address.
+    pub connections_per_address: usize,
+    /// How long caches may answer with what they have while kck answers with failures; zero: not at all.
+    pub stale_if_error: Duration,
 }
 
 /// A product's name → how it follows its tables, if it is matched.
@@ -52,6 +67,8 @@ pub struct Context {
     pub progress: watch::Receiver<Progress>,
     /// Canonical texts that only the source knows.
     pub canonical: Arc<resolve::Canonicaliser>,
+    /// Where updates run.
+    pub writer: Arc<postgres::write::Pool>,
     /// How a product follows its tables.
     pub explain: Explain,
     /// How the parts are.
@@ -60,6 +77,10 @@ pub struct Context {
     pub observer: Observer,
     /// Bounds on what one reader may ask.
     pub limits: Limits,
+    /// Computations that each client may cause.
+    pub misses: Arc<share::Budget>,
+    /// Subscriptions, of which each client may have some.
+    pub subscriptions: Arc<share::Places<share::Client>>,
 }
 
 /// Whether kck is up, and what keeps it from being well.

@@ -3,7 +3,7 @@
 //! Everything a reader is told of a failure goes through here, whatever the protocol, so that nothing internal
 //! gets out: no SQL, no row's values, no text of Postgres.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 
@@ -43,10 +43,14 @@ pub enum Kind {
     Draining,
     /// The demand was not met within `wait`.
     NotFreshInTime,
-    /// No token, or none that holds.
+    /// No token, or none that is good.
     Unauthorized,
-    /// A token that holds and does not allow this.
+    /// A good token, and not for this.
     Forbidden,
+    /// No update of that name.
+    UnknownUpdate,
+    /// A write against the rules of the data.
+    Conflict,
 }
 
 impl Kind {
@@ -69,6 +73,8 @@ impl Kind {
             Self::NotFreshInTime => ("not_fresh_in_time", "KCK613", 504),
             Self::Unauthorized => ("unauthorized", "KCK701", 401),
             Self::Forbidden => ("forbidden", "KCK702", 403),
+            Self::UnknownUpdate => ("unknown_update", "KCK614", 404),
+            Self::Conflict => ("conflict", "KCK615", 409),
         }
     }
 }
@@ -86,6 +92,8 @@ pub struct Problem {
     pub args: Vec<String>,
     /// How far kck was when it gave up.
     pub reached: Option<AsOf>,
+    /// When to try again.
+    pub retry: Option<Duration>,
 }
 
 impl Problem {
@@ -97,13 +105,20 @@ impl Problem {
         hint: impl Into<Cow<'static, str>>,
     ) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { kind, message, hint, args: Vec::new(), reached: None }
+        Self { kind, message, hint, args: Vec::new(), reached: None, retry: None }
     }
 
     /// The same with the facts of its message.
     #[must_use]
     pub fn with_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The same with when to try again.
+    #[must_use]
+    pub fn after(mut self, retry: Duration) -> Self {
+        self.retry = Some(retry);
         self
     }
 
@@ -271,7 +286,8 @@ fn count(product: String, expected: &[String], got: usize) -> Problem {
     Problem::new(Kind::ParameterCount, message, hint).with_args(args)
 }
 
-fn listed(names: &[String]) -> String {
+/// Names for a hint.
+pub(super) fn listed(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
@@ -317,7 +333,14 @@ impl From<recompute::Error> for Problem {
                 Kind::TooManyRequests,
                 "too many computations are waiting",
                 "try again later, or give the source more connections (refresh.connections)",
-            ),
+            )
+            .after(Duration::from_secs(1)),
+            Error::OverShare { retry } => Self::new(
+                Kind::TooManyRequests,
+                "this client has caused more computations than its share",
+                "ask for less that is not kept, or raise limits.misses",
+            )
+            .after(retry),
             Error::Stopping => Self::draining(),
         }
     }
@@ -417,7 +440,7 @@ impl Problem {
 }
 
 /// A reader's own text, cut so that an answer is never as long as a hostile request.
-fn echo(text: &str) -> String {
+pub(super) fn echo(text: &str) -> String {
     match text.char_indices().nth(ECHO_CHARS) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
@@ -429,7 +452,7 @@ mod tests {
     use super::*;
     use crate::change::{Lsn, SourceTime};
 
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 17] = [
         Kind::UnknownProduct,
         Kind::ParameterCount,
         Kind::BadParameter,
@@ -445,6 +468,8 @@ mod tests {
         Kind::NotFreshInTime,
         Kind::Unauthorized,
         Kind::Forbidden,
+        Kind::UnknownUpdate,
+        Kind::Conflict,
     ];
 
     #[test]
@@ -469,7 +494,9 @@ mod tests {
              KCK612 503 draining\n\
              KCK613 504 not_fresh_in_time\n\
              KCK701 401 unauthorized\n\
-             KCK702 403 forbidden"
+             KCK702 403 forbidden\n\
+             KCK614 404 unknown_update\n\
+             KCK615 409 conflict"
         );
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
-    entry::Meta,
+    entry::{Meta, Stamp},
     key::Key,
     observe::{Event, ReadSource},
     product::{Product, Stale},
@@ -17,7 +17,7 @@ use crate::{
     recompute::{Error, ledger::Standing, queue::Want},
 };
 
-use super::Context;
+use super::{Context, form::Form, share::Client};
 
 /// A position a reader demands, maybe of a certain epoch: `0/16B3748` or `3:0/16B3748`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Token {
 }
 
 /// What a reader demands beyond an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demand {
     /// At least this position (R9).
     pub min_lsn: Option<Token>,
@@ -41,6 +41,16 @@ pub struct Demand {
     pub after: Option<u64>,
     /// How long to wait for it.
     pub wait: Duration,
+    /// Who asks: computations count against its share.
+    pub client: Client,
+}
+
+impl Demand {
+    /// Whatever stands.
+    #[must_use]
+    pub fn plain(wait: Duration, client: Client) -> Self {
+        Self { min_lsn: None, max_staleness: None, fresh: false, after: None, wait, client }
+    }
 }
 
 /// What an answer is exact as of.
@@ -71,6 +81,8 @@ pub struct Answer {
     pub ttl: Option<u64>,
     /// Where it came from.
     pub source: ReadSource,
+    /// Which bytes these are; zero where they are not kept.
+    pub stamp: Stamp,
 }
 
 /// How an entry stands when it is answered: judged against one look at how far kck is.
@@ -133,9 +145,9 @@ impl Read<'_> {
     /// Waits for a version above `after`; the first of all is what stands.
     async fn newer(&self) -> Result<Outcome, Error> {
         let after = self.demand.after.unwrap_or(0);
-        let watching = self.context.recompute.watch(self.key);
+        let watching = self.context.recompute.watch(vec![self.key.clone()]);
         loop {
-            let moved = watching.moved();
+            watching.take();
             let answer = self.once().await?;
             if answer.version > after {
                 return Ok(Outcome::Answer(answer));
@@ -143,7 +155,7 @@ impl Read<'_> {
             if answer.stale {
                 self.context.recompute.queue_stale(self.key);
             }
-            if tokio::time::timeout_at(self.deadline.into(), moved).await.is_err() {
+            if tokio::time::timeout_at(self.deadline.into(), watching.moved()).await.is_err() {
                 return Ok(Outcome::Unchanged(answer));
             }
         }
@@ -286,7 +298,8 @@ impl Read<'_> {
         }
         match self.context.store.get(self.key).await {
             Ok(Some(entry)) if entry.meta.stamp == stamp => {
-                self.context.near.insert(self.key.clone(), stamp, entry.body.clone());
+                let near = &self.context.near;
+                near.insert(self.key.clone(), Form::Json, stamp, entry.body.clone());
                 Some(entry.body)
             }
             Ok(_) => None,
@@ -298,13 +311,16 @@ impl Read<'_> {
     }
 
     async fn computed(&self, want: Want, source: ReadSource) -> Result<Held, Error> {
+        let share = self.context.misses.take(&self.demand.client, Instant::now());
+        share.map_err(|retry| Error::OverShare { retry })?;
         let result = self.context.recompute.compute(self.key, want, self.deadline).await;
         let fresh = match result {
             Ok(fresh) => fresh,
             Err(error) => return self.instead(error).await,
         };
         if fresh.cached {
-            self.context.near.insert(self.key.clone(), fresh.meta.stamp, fresh.body.clone());
+            let (stamp, body) = (fresh.meta.stamp, fresh.body.clone());
+            self.context.near.insert(self.key.clone(), Form::Json, stamp, body);
         }
         let stands = match self.context.recompute.read(self.key) {
             Some((standing, progress))
@@ -350,6 +366,7 @@ impl Read<'_> {
             expires: meta.expires,
             ttl,
             source,
+            stamp: meta.stamp,
         };
         Held { answer, position: stands.position }
     }

@@ -10,7 +10,7 @@ use crate::{
     postgres::{Error as SourceError, Source, canonical::Asker},
     product::{
         Product, Slot,
-        parameter::Parameter,
+        parameter::{Canonical, Parameter},
         resolve::{KeyError, Raw, Resolution, resolve},
     },
 };
@@ -82,23 +82,21 @@ impl Canonicaliser {
     }
 }
 
-/// The key that raw path segments, still encoded, name.
+/// The key that a path means: a product's name and its parameters, still encoded.
 ///
 /// # Errors
 /// The request's fault, or the source's when it must be asked and cannot.
-pub async fn from_segments(
-    context: &Context,
-    product: &str,
-    segments: &[String],
-) -> Result<(Arc<Product>, Key), Problem> {
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    key(context, product, Raw::Path(&segments)).await
+pub async fn from_path(context: &Context, path: &str) -> Result<(Arc<Product>, Key), Problem> {
+    let mut segments = path.split('/');
+    let name = segments.next().unwrap_or_default();
+    let segments: Vec<&str> = segments.collect();
+    key(context, name, Raw::Path(&segments)).await
 }
 
 /// The key that decoded values by name make.
 ///
 /// # Errors
-/// As [`from_segments`].
+/// As [`from_path`].
 pub async fn from_names(
     context: &Context,
     product: &str,
@@ -108,15 +106,7 @@ pub async fn from_names(
 }
 
 async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product>, Key), Problem> {
-    let slot = context.catalog.borrow().products.get(name).cloned();
-    let product = match slot {
-        Some(Slot::Ready { product, .. } | Slot::Broken { last: Some(product), .. }) => product,
-        Some(broken @ Slot::Broken { last: None, .. }) => {
-            let (product, sqlstate) = (name.to_owned(), broken.sqlstate().to_owned());
-            return Err(KeyFault::Broken { product, sqlstate }.into());
-        }
-        None => return Err(KeyFault::Unknown { product: name.to_owned() }.into()),
-    };
+    let product = named(context, name)?;
     let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
         Resolution::Key(key) => return within_limits(product, key),
         Resolution::Ask(pending) => pending,
@@ -124,12 +114,77 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
     let mut answers = Vec::new();
     for (index, raw) in pending.questions() {
         let Some(parameter) = product.parameters.get(index) else { continue };
-        let answer = context.canonical.of(parameter, raw).await?;
-        let bad = || fault(&product, parameter.bad(raw, "not a value of this type").into());
-        answers.push(answer.ok_or_else(bad)?);
+        answers.push(asked(context, &product, parameter, raw).await?);
     }
     let key = pending.key(answers.iter().map(|answer| &**answer));
     within_limits(product, key)
+}
+
+/// A product, as it runs or last ran.
+///
+/// # Errors
+/// None of that name, or one that never ran.
+pub fn named(context: &Context, name: &str) -> Result<Arc<Product>, Problem> {
+    let slot = context.catalog.borrow().products.get(name).cloned();
+    match slot {
+        Some(Slot::Ready { product, .. } | Slot::Broken { last: Some(product), .. }) => Ok(product),
+        Some(broken @ Slot::Broken { last: None, .. }) => {
+            let (product, sqlstate) = (name.to_owned(), broken.sqlstate().to_owned());
+            Err(KeyFault::Broken { product, sqlstate }.into())
+        }
+        None => Err(KeyFault::Unknown { product: name.to_owned() }.into()),
+    }
+}
+
+/// What the source prints for a raw text of this parameter.
+async fn asked(
+    context: &Context,
+    product: &Product,
+    parameter: &Parameter,
+    raw: &str,
+) -> Result<Arc<str>, Problem> {
+    let answer = context.canonical.of(parameter, raw).await?;
+    answer.ok_or_else(|| fault(product, parameter.bad(raw, "not a value of this type").into()))
+}
+
+/// The canonical text of one parameter's raw text.
+///
+/// # Errors
+/// As [`from_path`].
+pub async fn canonical(
+    context: &Context,
+    product: &Product,
+    parameter: &Parameter,
+    raw: &str,
+) -> Result<String, Problem> {
+    match parameter.canonical(raw).map_err(|bad| fault(product, bad.into()))? {
+        Canonical::Text(text) => Ok(text),
+        Canonical::AskSource => Ok(asked(context, product, parameter, raw).await?.to_string()),
+    }
+}
+
+/// A product's name and the canonical texts of its first parameters, from a path without the rest of them.
+///
+/// # Errors
+/// As [`from_path`]; more segments than parameters.
+pub async fn prefix(context: &Context, path: &str) -> Result<(String, Vec<String>), Problem> {
+    let mut segments = path.split('/');
+    let product = named(context, segments.next().unwrap_or_default())?;
+    let segments: Vec<&str> = segments.collect();
+    let (most, got) = (product.parameters.len(), segments.len());
+    if got > most {
+        let product_name = product.name().to_owned();
+        let error = KeyError::Count { product: product_name, least: 0, most, got };
+        return Err(fault(&product, error));
+    }
+    let mut values = Vec::with_capacity(got);
+    for (parameter, segment) in product.parameters.iter().zip(segments) {
+        let raw = crate::key::decode(segment);
+        let raw =
+            raw.map_err(|bad| fault(&product, parameter.bad(segment, bad.to_string()).into()))?;
+        values.push(canonical(context, &product, parameter, &raw).await?);
+    }
+    Ok((product.name().to_owned(), values))
 }
 
 /// No store takes a key without limit, and one that is not taken could never be marked.

@@ -20,6 +20,7 @@ use kck::{
     serve::{
         near::Near,
         read::{self, Answer, Demand, Outcome, Token},
+        share::Client,
     },
     store::faulty::{Faulty, Method},
 };
@@ -68,7 +69,8 @@ impl Reader {
     async fn read(&self, at_least: Option<Lsn>) -> Answer {
         let min_lsn = at_least.map(|lsn| Token { epoch: None, lsn });
         let wait = Duration::from_secs(20);
-        let demand = Demand { min_lsn, max_staleness: None, fresh: false, after: None, wait };
+        let client = Client::Address(std::net::Ipv4Addr::LOCALHOST.into());
+        let demand = Demand { min_lsn, ..Demand::plain(wait, client) };
         match read::read(&self.context, &self.product, &self.key, &demand).await {
             Ok(Outcome::Answer(answer)) => answer,
             other => panic!("{other:?}"),

@@ -6,7 +6,9 @@ use serde::Serialize;
 use warp::reply::Response;
 
 use crate::{
-    product::{Eager, Fault, Product, ResultKind, Slot, Stale},
+    product::{
+        Eager, Fault, Product, ResultKind, Slot, Stale, Update, UpdateSlot, parameter::Parameter,
+    },
     serve::Context,
 };
 
@@ -38,6 +40,7 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     struct List {
         success: bool,
         products: Vec<ProductView>,
+        updates: Vec<UpdateView>,
         faults: Vec<FaultView>,
     }
     if let Err(problem) = query::nothing(raw_query.as_deref()) {
@@ -53,8 +56,52 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
         },
     });
     let products = products.collect();
-    let faults = catalog.faults.iter().map(FaultView::of).collect();
-    reply::json(&List { success: true, products, faults })
+    let updates = catalog.updates.iter().map(|(name, slot)| match slot {
+        UpdateSlot::Ready { update, faults } => UpdateView::ready(update, faults),
+        UpdateSlot::Broken { faults } => UpdateView::broken(name, faults),
+    });
+    let updates = updates.collect();
+    let faults = catalog.faults.iter().chain(&catalog.update_faults).map(FaultView::of).collect();
+    reply::json(&List { success: true, products, updates, faults })
+}
+
+#[derive(Serialize)]
+struct UpdateView {
+    name: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Vec<ParameterView>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<FaultView>,
+}
+
+impl UpdateView {
+    fn ready(update: &Update, faults: &[Fault]) -> Self {
+        let parameter = |parameter: &Parameter| ParameterView {
+            name: parameter.name.clone(),
+            type_name: parameter.type_.name.clone(),
+            default: parameter.default.clone(),
+        };
+        Self {
+            name: update.name().to_owned(),
+            state: "ready",
+            description: update.draft.policy.description.clone(),
+            parameters: Some(update.parameters.iter().map(parameter).collect()),
+            faults: faults.iter().map(FaultView::of).collect(),
+        }
+    }
+
+    fn broken(name: &str, faults: &[Fault]) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: "broken",
+            description: None,
+            parameters: None,
+            faults: faults.iter().map(FaultView::of).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]

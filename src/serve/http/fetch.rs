@@ -2,16 +2,19 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
-use warp::{http::HeaderValue, path::Tail, reply::Response};
+use warp::{path::Tail, reply::Response};
 
 use crate::{
+    entry::Stamp,
     key::Key,
     product::{Product, Slot},
     serve::{
-        Context,
+        Context, Who,
+        form::Form,
+        pack::{self, Packed},
         problem::{KeyFault, Problem},
         read::{self, Answer, Demand, Outcome},
         resolve,
@@ -20,8 +23,9 @@ use crate::{
 
 use super::{
     body,
+    door::{self, Asked},
     query::{self, Query},
-    reply::{self, Text},
+    reply::{self, Manner, Text},
 };
 
 /// How many keys of one list are read at once.
@@ -30,18 +34,19 @@ const READS_AT_ONCE: usize = 16;
 /// `GET /fetch/KEY`, `GET /fetch/NAME?parameter=value` and `GET /fetch?key=A&key=B`.
 pub(super) async fn get(
     context: Arc<Context>,
+    asked: Asked,
     raw_query: Option<String>,
     path: Tail,
-    if_none_match: Option<HeaderValue>,
 ) -> Response {
-    let query = match Query::parse(raw_query.as_deref(), context.limits.wait) {
+    let who = Arc::clone(&asked.who);
+    let query = match Query::parse(raw_query.as_deref(), context.limits.wait, who.client.clone()) {
         Ok(query) => query,
         Err(problem) => return reply::problem(&problem),
     };
     let answered = if path.as_str().is_empty() {
-        many(context, query).await
+        many(context, who, query).await
     } else {
-        one(&context, path.as_str(), query, if_none_match.as_ref()).await
+        one(&context, &asked, path.as_str(), query).await
     };
     answered.unwrap_or_else(|problem| reply::problem(&problem))
 }
@@ -49,12 +54,14 @@ pub(super) async fn get(
 /// `POST /fetch` with `{"keys":[…]}`.
 pub(super) async fn post(
     context: Arc<Context>,
+    asked: Asked,
     raw_query: Option<String>,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Response {
-    let asked = asked_in(chunks, raw_query.as_deref(), &context).await;
-    let answered = match asked {
-        Ok(query) => many(context, query).await,
+    let who = asked.who;
+    let query = asked_in(chunks, raw_query.as_deref(), &context, &who).await;
+    let answered = match query {
+        Ok(query) => many(context, who, query).await,
         Err(problem) => Err(problem),
     };
     answered.unwrap_or_else(|problem| reply::problem(&problem))
@@ -62,7 +69,7 @@ pub(super) async fn post(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct Keys {
     keys: Vec<String>,
 }
 
@@ -70,14 +77,15 @@ async fn asked_in(
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
     raw_query: Option<&str>,
     context: &Context,
+    who: &Who,
 ) -> Result<Query, Problem> {
-    let query = Query::parse(raw_query, context.limits.wait)?;
+    let query = Query::parse(raw_query, context.limits.wait, who.client.clone())?;
     if !query.keys.is_empty() {
         let hint = "give all keys in the body";
         return Err(Problem::bad_request("key", "'key' in the query beside a body", hint));
     }
     let body = body::whole(chunks, context.limits.body_bytes).await?;
-    let asked: Asked = serde_json::from_slice(&body).map_err(|error| {
+    let asked: Keys = serde_json::from_slice(&body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let message = format!("the body is not a list of keys, at line {line} column {column}");
         Problem::bad_request("body", message, r#"send {"keys":["PRODUCT/PARAMETER",…]}"#)
@@ -87,9 +95,9 @@ async fn asked_in(
 
 async fn one(
     context: &Context,
+    asked: &Asked,
     path: &str,
     query: Query,
-    if_none_match: Option<&HeaderValue>,
 ) -> Result<Response, Problem> {
     if !query.keys.is_empty() {
         let hint = "give the key in the path, or keys in the query of /fetch";
@@ -100,14 +108,79 @@ async fn one(
         ));
     }
     let (product, key) = resolved(context, path, &query.named).await?;
+    asked.who.may_read(context, &product, &key).await?;
+    let accepted = || door::text(&asked.accept).map(Form::accepted);
+    let form = query.form.or_else(accepted).unwrap_or_default();
+    let stale_if_error = context.limits.stale_if_error.as_secs();
+    let manner = Manner { form, public: true, stale_if_error };
     let known = |answer: &Answer| {
-        let condition = if_none_match.and_then(|header| header.to_str().ok());
-        condition.is_some_and(|condition| reply::names_version(condition, answer.version))
+        let tags = door::text(&asked.if_none_match);
+        tags.is_some_and(|tags| reply::names_version(tags, answer.version, form))
     };
-    Ok(match read::read(context, &product, &key, &query.demand).await? {
-        Outcome::Unchanged(answer) => reply::not_modified(&answer),
-        Outcome::Answer(answer) if known(&answer) => reply::not_modified(&answer),
-        Outcome::Answer(answer) => reply::answer(key.as_str(), &answer),
+    let mut answer = match read::read(context, &product, &key, &query.demand).await? {
+        Outcome::Unchanged(answer) => return Ok(reply::not_modified(&answer, manner)),
+        Outcome::Answer(answer) if known(&answer) => {
+            return Ok(reply::not_modified(&answer, manner));
+        }
+        Outcome::Answer(answer) => answer,
+    };
+    if form != Form::Json {
+        answer.body = formed(context, &product, &key, &answer, form)?;
+    }
+    let packs = door::text(&asked.accept_encoding).is_some_and(accepts_gzip);
+    let packed = if packs { packed(context, &key, &answer, form).await } else { None };
+    Ok(reply::answer(key.as_str(), &answer, manner, packed.as_ref()))
+}
+
+/// An answer's bytes in another form, made once a stamp.
+fn formed(
+    context: &Context,
+    product: &Product,
+    key: &Key,
+    answer: &Answer,
+    form: Form,
+) -> Result<Bytes, Problem> {
+    if let Some(bytes) = context.near.formed(key, form, answer.stamp) {
+        return Ok(bytes);
+    }
+    let bytes = form.of(product, &answer.body).map_err(|error| {
+        tracing::error!(%error, product = product.name(), "an answer in another form");
+        Problem::internal()
+    })?;
+    if answer.stamp != Stamp(0) {
+        context.near.insert(key.clone(), form, answer.stamp, bytes.clone());
+    }
+    Ok(bytes)
+}
+
+/// Above this deflating takes longer than others on this thread should wait.
+const PACK_HERE_MAX: usize = 64 * 1024;
+
+/// An answer's bytes deflated, once a stamp; `None` where that is not worth it.
+async fn packed(context: &Context, key: &Key, answer: &Answer, form: Form) -> Option<Packed> {
+    if answer.body.len() < pack::BYTES_MIN || answer.stamp == Stamp(0) {
+        return None;
+    }
+    if let Some(packed) = context.near.packed(key, form, answer.stamp) {
+        return Some(packed);
+    }
+    let body = answer.body.clone();
+    let packed = if body.len() <= PACK_HERE_MAX {
+        Packed::of(&body)
+    } else {
+        tokio::task::spawn_blocking(move || Packed::of(&body)).await.ok()?
+    };
+    context.near.insert_packed(key.clone(), form, answer.stamp, packed.clone());
+    Some(packed)
+}
+
+/// Whether gzip is among what the reader takes (RFC 9110, 12.5.3).
+fn accepts_gzip(accept: &str) -> bool {
+    accept.split(',').any(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let coding = parts.next().unwrap_or_default();
+        let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+        (coding.eq_ignore_ascii_case("gzip") || coding == "*") && !refused
     })
 }
 
@@ -117,13 +190,11 @@ async fn resolved(
     path: &str,
     named: &[(String, String)],
 ) -> Result<(Arc<Product>, Key), Problem> {
-    let mut segments = path.split('/');
-    let name = segments.next().unwrap_or_default();
-    let segments: Vec<String> = segments.map(str::to_owned).collect();
     let Some((first, _)) = named.first() else {
-        return resolve::from_segments(context, name, &segments).await;
+        return resolve::from_path(context, path).await;
     };
-    if !segments.is_empty() {
+    let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+    if name.len() + rest.len() < path.len() {
         let parameter = first.clone();
         return Err(match type_of(context, name, first) {
             Some(_) => KeyFault::Mixed { parameter }.into(),
@@ -153,9 +224,13 @@ fn type_of(context: &Context, product: &str, parameter: &str) -> Option<String> 
 }
 
 /// Answers in the order asked; all of them within the one `wait`.
-async fn many(context: Arc<Context>, query: Query) -> Result<Response, Problem> {
+async fn many(context: Arc<Context>, who: Arc<Who>, query: Query) -> Result<Response, Problem> {
     query.without_names()?;
-    let Query { keys, demand, .. } = query;
+    let Query { keys, demand, form, .. } = query;
+    if form.is_some_and(|form| form != Form::Json) {
+        let hint = "ask for one key, or leave 'format' out";
+        return Err(Problem::bad_request("format", "a list of answers is JSON", hint));
+    }
     if demand.after.is_some() {
         let hint = "versions belong to one key: ask /fetch/KEY?after=VERSION";
         return Err(Problem::bad_request("after", "'after' with a list of keys", hint));
@@ -171,10 +246,10 @@ async fn many(context: Arc<Context>, query: Query) -> Result<Response, Problem> 
     }
     let deadline = Instant::now() + demand.wait;
     let reads = keys.into_iter().map(move |path| {
-        let context = Arc::clone(&context);
+        let (context, who, demand) = (Arc::clone(&context), Arc::clone(&who), demand.clone());
         async move {
             let wait = deadline.saturating_duration_since(Instant::now());
-            let answered = listed(&context, &path, Demand { wait, ..demand }).await;
+            let answered = listed(&context, &who, &path, Demand { wait, ..demand }).await;
             (path, answered)
         }
     });
@@ -193,9 +268,35 @@ async fn many(context: Arc<Context>, query: Query) -> Result<Response, Problem> 
     Ok(text.into_json())
 }
 
-async fn listed(context: &Context, path: &str, demand: Demand) -> Result<(Key, Answer), Problem> {
-    let (product, key) = resolved(context, path, &[]).await?;
+async fn listed(
+    context: &Context,
+    who: &Who,
+    path: &str,
+    demand: Demand,
+) -> Result<(Key, Answer), Problem> {
+    let (product, key) = resolve::from_path(context, path).await?;
+    who.may_read(context, &product, &key).await?;
     let (Outcome::Answer(answer) | Outcome::Unchanged(answer)) =
         read::read(context, &product, &key, &demand).await?;
     Ok((key, answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_taken_unless_refused() {
+        for (accept, takes) in [
+            ("gzip", true),
+            ("br, GZIP;q=0.5", true),
+            ("*", true),
+            ("gzip;q=0", false),
+            ("gzip; q=0.0, br", false),
+            ("br, identity", false),
+            ("", false),
+        ] {
+            assert_eq!(accepts_gzip(accept), takes, "{accept}");
+        }
+    }
 }

@@ -86,9 +86,10 @@ pub(super) fn readyz(context: Arc<Context>, raw_query: Option<String>) -> Respon
 
 /// The state, and whether reads can be answered in it.
 fn judge(health: &Health) -> (State, bool) {
-    // A broken product is shown and harms nobody else.
+    // A broken product or update is shown and harms nobody else.
     let away = |part: &str| health.reasons.iter().any(|reason| reason.part == part);
-    let well = health.reasons.iter().all(|reason| reason.part == "product");
+    let harmless = |reason: &Reason| matches!(reason.part, "product" | "update");
+    let well = health.reasons.iter().all(harmless);
     match health {
         Health { draining: true, .. } => (State::Draining, false),
         Health { ready: false, .. } => (State::Starting, false),
@@ -294,7 +295,7 @@ mod tests {
             (health(false, false, &[]), (State::Starting, false)),
             (health(false, false, &["source"]), (State::Starting, false)),
             (health(true, false, &[]), (State::Ready, true)),
-            (health(true, false, &["product"]), (State::Ready, true)),
+            (health(true, false, &["product", "update"]), (State::Ready, true)),
             (health(true, false, &["source", "product"]), (State::Degraded, true)),
             (health(true, false, &["stream"]), (State::Degraded, true)),
             (health(true, false, &["store"]), (State::Degraded, true)),

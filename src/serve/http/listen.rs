@@ -1,40 +1,66 @@
 //! Connections → requests → the routes; slow, idle and too many clients end here.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures_util::FutureExt;
 use hyper::{
     body::Incoming,
-    server::conn::http1,
+    server::conn::{http1, http2},
     service::{Service, service_fn},
 };
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use warp::{Filter, Rejection, http::Request};
+use warp::http::Request;
 
-use crate::serve::{Context, problem::Problem};
+use crate::serve::{
+    Context,
+    share::{Place, Places},
+};
 
 use super::{
+    Settings,
+    door::{Door, Visitor},
     patience::{Patience, Patient, Phase},
-    reply::{self, Body},
+    reply::Body,
 };
 
 /// A client's silence may be longer than the usual 60 s of pools and balancers, so that they close first.
 const PATIENCE: Patience = Patience {
     idle: Duration::from_secs(75),
-    head: Duration::from_secs(10),
+    head: Some(Duration::from_secs(10)),
     write: Duration::from_secs(30),
 };
+
+/// How long a peer that is gone without a word may go unnoticed: bytes not acknowledged by its machine.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// How long requests in flight may take once kck is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// A head over this, its URI included, is answered 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+
+/// Bytes of answers that wait in one HTTP/2 stream.
+const STREAM_BYTES_MAX: usize = 64 * 1024;
+
+/// A silent HTTP/2 client with requests open is asked so often whether it lives.
+const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// Clients that may be told at once that kck is starting.
 const STARTING_CONNECTIONS: usize = 256;
@@ -43,52 +69,114 @@ const STARTING_CONNECTIONS: usize = 256;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Answers requests until told to stop, then finishes those in flight within a deadline.
-pub async fn serve(listener: TcpListener, context: Context, shutdown: CancellationToken) {
-    let places = context.limits.connections.min(Semaphore::MAX_PERMITS);
-    let connections = take(&listener, super::routes(context), places, &shutdown).await;
+pub async fn serve(
+    listener: TcpListener,
+    context: Context,
+    settings: Settings,
+    shutdown: CancellationToken,
+) {
+    let places = Room::new(context.limits.connections, context.limits.connections_per_address);
+    let keep = settings.tls.clone().map(|tls| tls.keep(context.observer.clone()));
+    let context = Arc::new(context);
+    let routes = super::routes(&context, &shutdown);
+    let routes = TowerToHyperService::new(warp::service(routes));
+    let door = Arc::new(Door::new(routes, Some(context), &settings));
+    let taking = take(&listener, door, places, &settings, &shutdown);
+    let keep = async {
+        if let Some(keep) = keep {
+            keep.await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let connections = tokio::select! {
+        connections = taking => connections,
+        () = keep => return,
+    };
     drop(listener);
     connections.close();
     connections.wait().await;
 }
 
 /// Answers that kck is starting, until told to stop; the listener stays open for [`serve`].
-pub async fn starting(listener: &TcpListener, shutdown: &CancellationToken) {
-    take(listener, super::starting::routes(), STARTING_CONNECTIONS, shutdown).await;
+pub async fn starting(listener: &TcpListener, settings: &Settings, shutdown: &CancellationToken) {
+    let routes = TowerToHyperService::new(warp::service(super::starting::routes()));
+    let door = Arc::new(Door::new(routes, None, settings));
+    let room = Room::new(STARTING_CONNECTIONS, STARTING_CONNECTIONS);
+    take(listener, door, room, settings, shutdown).await;
+}
+
+/// Who may be connected at once.
+struct Room {
+    all: Arc<Semaphore>,
+    by_address: Arc<Places<IpAddr>>,
+}
+
+impl Room {
+    fn new(all: usize, each: usize) -> Self {
+        let all = Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS)));
+        Self { all, by_address: Places::new(each) }
+    }
+}
+
+/// A connection with its places, which it holds until it ends.
+struct Guest {
+    stream: TcpStream,
+    address: IpAddr,
+    _places: (OwnedSemaphorePermit, Place<IpAddr>),
 }
 
 /// Takes connections until told to stop; those that are open then end by themselves.
-async fn take<F>(
+async fn take<S>(
     listener: &TcpListener,
-    routes: F,
-    places: usize,
+    door: Arc<Door<S>>,
+    room: Room,
+    settings: &Settings,
     shutdown: &CancellationToken,
 ) -> TaskTracker
 where
-    F: Filter<Extract = (warp::reply::Response,), Error = Rejection>
-        + Clone
+    S: Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>
         + Send
         + Sync
         + 'static,
-    F::Future: Send,
+    S::Future: Send,
 {
-    let places = Arc::new(Semaphore::new(places));
-    let service = TowerToHyperService::new(warp::service(routes));
     let connections = TaskTracker::new();
     // Whoever comes while all places are taken waits in the listener's queue.
     let next = async || {
-        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+        let place = Arc::clone(&room.all).acquire_owned().await.expect("never closed");
         (accept(listener).await, place)
     };
-    while let Some((stream, place)) = shutdown.run_until_cancelled(next()).await {
-        connections.spawn(connection(stream, service.clone(), shutdown.clone(), place));
+    while let Some(((stream, peer), place)) = shutdown.run_until_cancelled(next()).await {
+        let address = peer.ip().to_canonical();
+        let Some(own) = room.by_address.take(address) else {
+            tracing::debug!(%address, "too many connections from one address");
+            continue;
+        };
+        let guest = Guest { stream, address, _places: (place, own) };
+        let (door, tls, shutdown) = (Arc::clone(&door), settings.tls.clone(), shutdown.clone());
+        connections.spawn(async move {
+            prepare(&guest.stream);
+            let Guest { stream, address, _places } = guest;
+            match tls {
+                None => {
+                    let http2 = speaks_http2(&stream).await;
+                    connection(stream, http2, address, door, shutdown).await;
+                }
+                Some(tls) => {
+                    if let Some((stream, http2)) = tls.accept(stream).await {
+                        connection(stream, http2, address, door, shutdown).await;
+                    }
+                }
+            }
+        });
     }
     connections
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok(accepted) => return accepted,
             // One client that left already, or no descriptors: neither is a reason to stop.
             Err(error) => {
                 tracing::warn!(%error, "accept a connection");
@@ -98,46 +186,72 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Serves one connection to its end, holding its place.
-async fn connection<S>(
-    stream: TcpStream,
-    routes: S,
-    shutdown: CancellationToken,
-    _place: OwnedSemaphorePermit,
-) where
-    S: Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>,
-{
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "set TCP_NODELAY");
+fn prepare(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let keepalive = socket2::TcpKeepalive::new().with_time(UNACKNOWLEDGED);
+    let prepared = stream
+        .set_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+        .and_then(|()| socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)));
+    if let Err(error) = prepared {
+        tracing::debug!(%error, "prepare a connection");
     }
+}
+
+/// Whether the first bytes are HTTP/2's: no method of HTTP/1 begins so (RFC 9113, 3.4). Looks without taking.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; 3];
+    let seen = tokio::time::timeout(PATIENCE.idle, stream.peek(&mut first)).await;
+    seen.is_ok_and(|read| read.is_ok()) && first == *b"PRI"
+}
+
+/// Serves one connection to its end.
+async fn connection<T, S>(
+    stream: T,
+    http2: bool,
+    address: IpAddr,
+    door: Arc<Door<S>>,
+    shutdown: CancellationToken,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
     let phase = Phase::default();
-    let io = Patient::new(TokioIo::new(stream), PATIENCE, phase.clone());
-    let service = service_fn(|request| {
-        phase.serving();
-        let (phase, answered) = (phase.clone(), AssertUnwindSafe(answer(&routes, request)));
+    let patience = if http2 { Patience { head: None, ..PATIENCE } } else { PATIENCE };
+    let io = Patient::new(TokioIo::new(stream), patience, phase.clone());
+    let visitor = Arc::new(Visitor::new(address, phase.clone()));
+    let service = service_fn(move |request| {
+        let serving = phase.serving();
+        let (door, visitor) = (Arc::clone(&door), Arc::clone(&visitor));
         async move {
-            let answered = answered.catch_unwind().await;
-            phase.idle();
-            let response = answered.unwrap_or_else(|_| {
-                tracing::error!("a request made kck panic");
-                Ok(reply::problem(&Problem::internal()))
-            });
-            response.map(Body::of)
+            let response = door.answer(&visitor, request).await;
+            Ok::<_, Infallible>(Body::of(response, serving))
         }
     });
-    let mut http = http1::Builder::new();
-    http.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
-    let mut connection = pin!(http.serve_connection(io, service));
-    let ended = match shutdown.run_until_cancelled(connection.as_mut()).await {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            let drained = tokio::time::timeout(DRAIN, connection).await;
-            drained.unwrap_or_else(|_| {
-                tracing::warn!("a request did not end in time and was cut off");
-                Ok(())
-            })
-        }
+    macro_rules! served {
+        ($connection:expr) => {{
+            let mut connection = pin!($connection);
+            match shutdown.run_until_cancelled(connection.as_mut()).await {
+                Some(ended) => ended,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    let drained = tokio::time::timeout(DRAIN, connection).await;
+                    drained.unwrap_or_else(|_| {
+                        tracing::warn!("a request did not end in time and was cut off");
+                        Ok(())
+                    })
+                }
+            }
+        }};
+    }
+    let ended = if http2 {
+        served!(over_http2().serve_connection(io, service))
+    } else {
+        served!(over_http1().serve_connection(io, service).with_upgrades())
     };
     // Clients leave, stall and send nonsense: their matter.
     if let Err(error) = ended {
@@ -145,19 +259,19 @@ async fn connection<S>(
     }
 }
 
-/// Asks the routes, save for what they cannot take: warp panics where a request has no path (CONNECT).
-fn answer<S>(
-    routes: &S,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<warp::reply::Response, Infallible>> + use<S>
-where
-    S: Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>,
-{
-    let answered = request.uri().path_and_query().is_some().then(|| routes.call(request));
-    async move {
-        match answered {
-            Some(answered) => answered.await,
-            None => Ok(reply::problem(&Problem::not_found(""))),
-        }
-    }
+fn over_http1() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
+    http
+}
+
+fn over_http2() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_send_buf_size(STREAM_BYTES_MAX)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY);
+    http
 }

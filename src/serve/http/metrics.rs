@@ -48,6 +48,24 @@ fn gauges(context: &Context) -> String {
     gauge("kck_queued_keys", "Keys that wait to be computed.", "", &counts.queued);
     gauge("kck_running_keys", "Keys that are being computed.", "", &counts.running);
     gauge("kck_waiting_readers", "Readers that wait for a computation.", "", &counts.waiters);
+    let near = context.near.usage();
+    gauge("kck_near_bytes", "Answer bytes kept in memory.", "", &near.bytes);
+    gauge(
+        "kck_near_capacity_bytes",
+        "Answer bytes that may be kept in memory.",
+        "",
+        &near.capacity,
+    );
+    gauge(
+        "kck_near_entries",
+        "Answers, and other forms of them, kept in memory.",
+        "",
+        &near.entries,
+    );
+    gauge("kck_near_hits", "Looks into memory that found the answer.", "", &near.hits);
+    gauge("kck_near_misses", "Looks into memory that did not.", "", &near.misses);
+    let subscriptions = context.subscriptions.taken();
+    gauge("kck_subscriptions", "Readers who are told of changes.", "", &subscriptions);
     let retained = health.slot.retained_bytes;
     gauge("kck_slot_retained_bytes", "WAL that the source keeps for kck.", "", &retained);
     gauge("kck_lag_bytes", "WAL that is written and not matched.", "", &progress.lag_bytes());

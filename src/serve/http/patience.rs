@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -23,29 +23,48 @@ use tokio::time::{Instant, Sleep};
 pub(super) struct Patience {
     /// For a request to begin.
     pub(super) idle: Duration,
-    /// For a head to be whole, from its first byte.
-    pub(super) head: Duration,
+    /// For a head to be whole, from its first byte; none where bytes need not belong to one, as in HTTP/2, whose
+    /// pings are no sign of life here either.
+    pub(super) head: Option<Duration>,
     /// For the reader to take anything of an answer.
     pub(super) write: Duration,
 }
 
-/// What a connection waits for. Only the connection's own task changes it; the atomic is for `Send`.
+/// What a connection waits for. Only the connection's own task changes it; the atomics are for `Send`.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Phase(Arc<AtomicU8>);
+pub(super) struct Phase(Arc<Doing>);
 
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const SERVING: u8 = 2;
+#[derive(Debug, Default)]
+struct Doing {
+    /// Requests that are being answered.
+    requests: AtomicUsize,
+    /// How many there have been.
+    began: AtomicUsize,
+    /// Some of a head has come.
+    head: AtomicBool,
+}
+
+/// A request that is being answered, until its answer is sent or given up.
+#[derive(Debug)]
+pub(super) struct Serving(Phase);
 
 impl Phase {
     /// A head is whole and its request is being answered: what is read now is not timed here.
-    pub(super) fn serving(&self) {
-        self.0.store(SERVING, Ordering::Relaxed);
+    pub(super) fn serving(&self) -> Serving {
+        self.0.head.store(false, Ordering::Relaxed);
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        self.0.began.fetch_add(1, Ordering::Relaxed);
+        Serving(self.clone())
     }
 
-    /// The answer is made: what comes next is another request.
-    pub(super) fn idle(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+    fn is_serving(&self) -> bool {
+        self.0.requests.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -55,6 +74,8 @@ pub(super) struct Patient<T> {
     io: T,
     patience: Patience,
     phase: Phase,
+    /// Requests that had begun when reading last waited.
+    began: usize,
     read: Deadline,
     write: Deadline,
 }
@@ -62,22 +83,27 @@ pub(super) struct Patient<T> {
 impl<T> Patient<T> {
     /// Wraps a connection that was just accepted.
     pub(super) fn new(io: T, patience: Patience, phase: Phase) -> Self {
-        Self { io, patience, phase, read: Deadline::default(), write: Deadline::default() }
+        let (read, write) = (Deadline::default(), Deadline::default());
+        Self { io, patience, phase, began: 0, read, write }
     }
 
     fn wait_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let limit = match self.phase.0.load(Ordering::Relaxed) {
-            IDLE => self.patience.idle,
-            HEAD => self.patience.head,
-            _ => return Poll::Pending,
-        };
+        if self.phase.is_serving() {
+            return Poll::Pending;
+        }
+        let began = self.phase.0.began.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.began, began) != began {
+            self.read.clear();
+        }
+        let head = self.patience.head.filter(|_| self.phase.0.head.load(Ordering::Relaxed));
+        let limit = head.unwrap_or(self.patience.idle);
         self.read.poll(cx, limit).map(Err)
     }
 
     /// Some of a head has come.
     fn begin_head(&mut self) {
-        let began = self.phase.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
-        if began.is_ok() {
+        let timed = self.patience.head.is_some() && !self.phase.is_serving();
+        if timed && !self.phase.0.head.swap(true, Ordering::Relaxed) {
             self.read.clear();
         }
     }
@@ -85,8 +111,8 @@ impl<T> Patient<T> {
     /// The reader took something, or there was nothing to take.
     fn progress(&mut self) {
         self.write.clear();
-        // Silence counts from the end of the answer.
-        if self.phase.0.load(Ordering::Relaxed) == IDLE {
+        // Silence counts from the end of the answer; in HTTP/2 a pong is written too.
+        if self.patience.head.is_some() && !self.phase.0.head.load(Ordering::Relaxed) {
             self.read.clear();
         }
     }
@@ -206,7 +232,11 @@ mod tests {
         let (near, far) = tokio::io::duplex(64);
         let phase = Phase::default();
         (
-            Patient::new(TokioIo::new(near), Patience { idle, head, write }, phase.clone()),
+            Patient::new(
+                TokioIo::new(near),
+                Patience { idle, head: Some(head), write },
+                phase.clone(),
+            ),
             far,
             phase,
         )
@@ -267,11 +297,27 @@ mod tests {
         let (mut patient, mut far, phase) = patient(SHORT, SHORT, LONG);
         far.write_all(b"GET /").await.unwrap();
         read(&mut patient).await.unwrap();
-        phase.serving();
+        let serving = phase.serving();
         let waited = tokio::time::timeout(SHORT * 5, read(&mut patient)).await;
         assert!(waited.is_err(), "{waited:?}");
-        phase.idle();
+        drop(serving);
         assert!(timed_out(read(&mut patient).await));
+    }
+
+    #[tokio::test]
+    async fn pings_do_not_keep_a_connection_without_requests() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let patience = Patience { idle: Duration::from_millis(100), head: None, write: LONG };
+        let mut patient = Patient::new(TokioIo::new(near), patience, Phase::default());
+        let ping = tokio::spawn(async move {
+            let mut beat = tokio::time::interval(Duration::from_millis(10));
+            while far.write_all(b"x").await.is_ok() {
+                beat.tick().await;
+            }
+        });
+        while read(&mut patient).await.is_ok() {}
+        drop(patient);
+        ping.await.unwrap();
     }
 
     #[tokio::test]

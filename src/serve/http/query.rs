@@ -9,16 +9,21 @@ use crate::{
     change::Epoch,
     key::{self, BadSegment},
     serve::{
+        form::Form,
         problem::Problem,
         read::{Demand, Token},
+        share::Client,
     },
 };
 
 /// How long a read waits when it does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 
+/// How many keys a list has where nothing is said.
+const PAGE_DEFAULT: usize = 100;
+
 /// What reads take, for the hint of a refusal.
-pub(super) const READ_TAKES: &str = "min_lsn, wait, max_staleness, fresh, after, key";
+pub(super) const READ_TAKES: &str = "min_lsn, wait, max_staleness, fresh, after, format, key";
 
 /// A query of `/fetch`, read.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,14 +34,19 @@ pub(super) struct Query {
     pub(super) named: Vec<(String, String)>,
     /// What the reader demands.
     pub(super) demand: Demand,
+    /// In which form.
+    pub(super) form: Option<Form>,
 }
 
 impl Query {
     /// Reads a raw query; waits are cut to `wait_max`.
-    pub(super) fn parse(raw: Option<&str>, wait_max: Duration) -> Result<Self, Problem> {
-        let wait = WAIT_DEFAULT.min(wait_max);
-        let demand = Demand { min_lsn: None, max_staleness: None, fresh: false, after: None, wait };
-        let mut query = Self { keys: Vec::new(), named: Vec::new(), demand };
+    pub(super) fn parse(
+        raw: Option<&str>,
+        wait_max: Duration,
+        client: Client,
+    ) -> Result<Self, Problem> {
+        let demand = Demand::plain(WAIT_DEFAULT.min(wait_max), client);
+        let mut query = Self { keys: Vec::new(), named: Vec::new(), demand, form: None };
         let mut seen: Vec<String> = Vec::new();
         for (name, value) in pairs(raw) {
             let name = decode(name).map_err(|fault| Problem::bad_encoding(name, fault))?;
@@ -62,7 +72,8 @@ impl Query {
             "max_staleness" => demand.max_staleness = Some(duration(name, &text(name, value)?)?),
             "fresh" => demand.fresh = boolean(name, &text(name, value)?)?,
             "after" => demand.after = Some(number(name, &text(name, value)?)?),
-            "format" | "consistent" => {
+            "format" => self.form = Some(form(name, &text(name, value)?)?),
+            "consistent" => {
                 let message = format!("'{name}' is not supported yet");
                 return Err(Problem::bad_request(name, message, "leave it out"));
             }
@@ -95,6 +106,62 @@ pub(super) fn max_staleness(raw: Option<&str>) -> Result<Option<Duration>, Probl
         given = Some(duration(name, &text(name, value)?)?);
     }
     Ok(given)
+}
+
+/// The key of a path, or the one that a query names where the path has none.
+pub(super) fn one_key(path: &str, raw: Option<&str>) -> Result<String, Problem> {
+    let mut named = None;
+    for (name, value) in pairs(raw) {
+        if name != "key" || !path.is_empty() || named.is_some() {
+            let takes = if path.is_empty() { "key, once" } else { "none" };
+            return Err(Problem::unknown_query(name, takes));
+        }
+        named = Some(text(name, value)?);
+    }
+    let hint = "give it in the path, or as ?key=";
+    named
+        .or_else(|| (!path.is_empty()).then(|| path.to_owned()))
+        .ok_or_else(|| Problem::bad_request("key", "no key is asked for", hint))
+}
+
+/// Part of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    /// Where the last part ended.
+    pub(super) after: String,
+    pub(super) limit: usize,
+}
+
+/// `limit` and `after` of a list.
+pub(super) fn page(raw: Option<&str>, most: usize) -> Result<Page, Problem> {
+    let mut page = Page { after: String::new(), limit: PAGE_DEFAULT.min(most) };
+    for (name, value) in pairs(raw) {
+        let value = text(name, value)?;
+        match name {
+            "after" => page.after = value,
+            "limit" => {
+                let limit = whole(&value).and_then(|limit| usize::try_from(limit).ok());
+                let sound = limit.filter(|limit| (1..=most).contains(limit));
+                page.limit =
+                    sound.ok_or_else(|| refuse(name, &value, "a number from 1 to the limit"))?;
+            }
+            _ => return Err(Problem::unknown_query(name, "limit, after")),
+        }
+    }
+    Ok(page)
+}
+
+/// The keys of a subscription, and the last id that the reader has seen.
+pub(super) fn subscription(raw: Option<&str>) -> Result<(Vec<String>, Option<String>), Problem> {
+    let (mut keys, mut last) = (Vec::new(), None);
+    for (name, value) in pairs(raw) {
+        match name {
+            "key" => keys.push(text(name, value)?),
+            "last_event_id" if last.is_none() => last = Some(text(name, value)?),
+            _ => return Err(Problem::unknown_query(name, "key, last_event_id")),
+        }
+    }
+    Ok((keys, last))
 }
 
 /// Refuses any query, on routes that take none.
@@ -164,6 +231,10 @@ fn boolean(name: &str, value: &str) -> Result<bool, Problem> {
     }
 }
 
+fn form(name: &str, value: &str) -> Result<Form, Problem> {
+    Form::named(value).ok_or_else(|| refuse(name, value, "json, ndjson or csv"))
+}
+
 fn number(name: &str, value: &str) -> Result<u64, Problem> {
     whole(value).ok_or_else(|| refuse(name, value, "a version, as an answer gave it"))
 }
@@ -182,21 +253,26 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
+    fn nobody() -> Client {
+        Client::Address(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
     fn parse(raw: &str) -> Query {
-        Query::parse(Some(raw), LIMIT)
+        Query::parse(Some(raw), LIMIT, nobody())
             .unwrap_or_else(|problem| panic!("{raw}: {}", problem.message))
     }
 
     /// Refused, naming `named`.
     fn refused(raw: &str, named: &str) {
-        let problem = Query::parse(Some(raw), LIMIT).and_then(|query| query.without_names());
+        let problem =
+            Query::parse(Some(raw), LIMIT, nobody()).and_then(|query| query.without_names());
         let problem = problem.expect_err(raw);
         assert_eq!((problem.status(), problem.args), (400, vec![named.to_owned()]), "{raw}");
     }
 
     #[test]
     fn no_query_demands_nothing_and_waits_five_seconds() {
-        let query = Query::parse(None, LIMIT).unwrap();
+        let query = Query::parse(None, LIMIT, nobody()).unwrap();
         assert_eq!(query.demand.wait, Duration::from_secs(5));
         assert_eq!(query, parse(""));
         assert_eq!(query, parse("&"));
@@ -212,6 +288,7 @@ mod tests {
             fresh: true,
             after: Some(17),
             wait: Duration::from_millis(250),
+            client: nobody(),
         };
         assert_eq!(query.demand, want);
     }
@@ -227,7 +304,7 @@ mod tests {
     fn waits_are_cut_to_the_limit() {
         assert_eq!(parse("wait=1h").demand.wait, LIMIT);
         let short = Duration::from_secs(1);
-        assert_eq!(Query::parse(None, short).unwrap().demand.wait, short);
+        assert_eq!(Query::parse(None, short, nobody()).unwrap().demand.wait, short);
     }
 
     #[test]
@@ -249,7 +326,7 @@ mod tests {
             ("min_lns=0/1", "min_lns"),
             ("fresh=true&fresh=true", "fresh"),
             ("x=1&x=2", "x"),
-            ("format=csv", "format"),
+            ("format=xml", "format"),
             ("consistent=true", "consistent"),
             ("fresh=1", "fresh"),
             ("fresh", "fresh"),
@@ -280,6 +357,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_comes_in_the_path_or_in_the_query() {
+        assert_eq!(one_key("p/1", None).unwrap(), "p/1");
+        assert_eq!(one_key("", Some("key=p%2F%252E")).unwrap(), "p/%2E");
+        for (path, raw) in [("p/1", "key=p/2"), ("", ""), ("", "key=a&key=b"), ("", "keys=a")] {
+            assert!(one_key(path, Some(raw)).is_err(), "{path}?{raw}");
+        }
+        let page = page(Some("limit=7&after=p/1"), 10).unwrap();
+        assert_eq!(page, Page { after: "p/1".to_owned(), limit: 7 });
+        assert!(super::page(Some("limit=11"), 10).is_err());
+        assert!(super::page(Some("limit=0"), 10).is_err());
+    }
+
+    #[test]
     fn readiness_takes_one_setting() {
         assert_eq!(max_staleness(None).unwrap(), None);
         assert_eq!(
@@ -294,7 +384,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_never_panics(raw in "\\PC*|([a-z_]{0,13}=[%0-9a-fA-F/:+ms]{0,9}&?){0,4}") {
-            drop(Query::parse(Some(&raw), LIMIT));
+            drop(Query::parse(Some(&raw), LIMIT, nobody()));
             drop(max_staleness(Some(&raw)));
         }
     }

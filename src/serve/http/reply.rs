@@ -6,24 +6,28 @@ use std::{
     collections::VecDeque,
     fmt::{self, Write as _},
     pin::Pin,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream::BoxStream};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use warp::{
     Reply as _,
     http::{
         HeaderName, HeaderValue, Response, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG},
+        header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY},
     },
 };
 
 use crate::{
     observe::ReadSource,
-    serve::{problem::Problem, read::Answer},
+    serve::{form::Form, pack::Packed, problem::Problem, read::Answer},
 };
+
+use super::patience::Serving;
 
 /// Above this an answer's bytes are sent as a part of their own instead of being copied.
 const COPY_MAX: usize = 32 * 1024;
@@ -31,6 +35,10 @@ const COPY_MAX: usize = 32 * 1024;
 /// Room for the envelope around an answer's bytes.
 const ENVELOPE: usize = 256;
 
+const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+const ACCEPTS: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 const KCK_AS_OF: HeaderName = HeaderName::from_static("kck-as-of");
@@ -68,11 +76,30 @@ impl Text {
 
     /// Adds a fetch answer: the stored bytes with what is known of them around.
     pub(super) fn answer(&mut self, key: &str, answer: &Answer) {
-        let Answer { body, version, modified, as_of, stale, expires, ttl, .. } = answer;
+        self.answer_with(key, answer, &answer.body);
+    }
+
+    /// The same for server-sent events, whose data is told line by line.
+    pub(super) fn answer_in_lines(&mut self, key: &str, answer: &Answer) {
+        self.answer_with(key, answer, &in_lines(&answer.body));
+    }
+
+    fn answer_with(&mut self, key: &str, answer: &Answer, body: &Bytes) {
         self.open.reserve(ENVELOPE + key.len() + body.len().min(COPY_MAX));
+        self.before(key);
+        self.splice(body);
+        self.after(answer);
+    }
+
+    /// What stands before an answer's bytes.
+    fn before(&mut self, key: &str) {
         // A canonical key has no character that JSON would escape.
         self.print(format_args!(r#"{{"success":true,"key":"{key}","value":"#));
-        self.splice(body);
+    }
+
+    /// What stands behind them.
+    fn after(&mut self, answer: &Answer) {
+        let Answer { version, modified, as_of, stale, expires, ttl, .. } = answer;
         let (lsn, time) = (as_of.lsn, as_of.time);
         self.print(format_args!(
             r#","version":{version},"modified":"{modified}","as_of":{{"lsn":"{lsn}","time":"{time}"}},"stale":{stale},"expires":"#
@@ -87,6 +114,17 @@ impl Text {
         self.push("}");
     }
 
+    /// The text, part by part.
+    pub(super) fn into_parts(mut self) -> Vec<Bytes> {
+        self.parts.push(self.open.freeze());
+        self.parts
+    }
+
+    /// The text in one piece.
+    pub(super) fn into_string(self) -> String {
+        String::from_utf8(self.into_parts().concat()).expect("Postgres gives UTF-8")
+    }
+
     /// A response of this text.
     pub(super) fn into_json(mut self) -> warp::reply::Response {
         let last = self.open.freeze();
@@ -94,41 +132,126 @@ impl Text {
             return json_bytes(last);
         }
         self.parts.push(last);
-        let mut response = json_bytes(Bytes::new());
-        response.extensions_mut().insert(Parts(self.parts.into()));
+        let mut response = parts(self.parts.into());
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
         response
     }
 }
 
-/// A fetch answer.
-pub(super) fn answer(key: &str, answer: &Answer) -> warp::reply::Response {
-    let mut text = Text::default();
-    text.answer(key, answer);
-    let mut response = text.into_json();
-    describe(&mut response, answer);
+fn bytes(bytes: Bytes) -> warp::reply::Response {
+    Response::new(bytes).into_response()
+}
+
+/// A response whose body comes in parts.
+fn parts(parts: VecDeque<Bytes>) -> warp::reply::Response {
+    let mut response = bytes(Bytes::new());
+    response.extensions_mut().insert(Parts(parts));
+    response
+}
+
+/// Between two tokens of JSON a line may end anywhere, by any of the three ends of lines that events know.
+fn in_lines(body: &Bytes) -> Bytes {
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !body.iter().any(is_end) {
+        return body.clone();
+    }
+    let mut lines = BytesMut::with_capacity(body.len() + 64);
+    let mut rest = body.as_ref();
+    while let Some(at) = rest.iter().position(is_end) {
+        let (line, end) = rest.split_at(at);
+        lines.extend_from_slice(line);
+        lines.extend_from_slice(b"\ndata: ");
+        let length = if end.starts_with(b"\r\n") { 2 } else { 1 };
+        rest = end.get(length..).unwrap_or_default();
+    }
+    lines.extend_from_slice(rest);
+    lines.freeze()
+}
+
+/// How an answer is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// As what.
+    pub(super) form: Form,
+    /// Caches that others share may keep it.
+    pub(super) public: bool,
+    /// How long caches may answer with it while kck answers with failures, in seconds.
+    pub(super) stale_if_error: u64,
+}
+
+/// A fetch answer, deflated where `packed` is given.
+pub(super) fn answer(
+    key: &str,
+    answer: &Answer,
+    manner: Manner,
+    packed: Option<&Packed>,
+) -> warp::reply::Response {
+    let mut response = match (manner.form, packed) {
+        (Form::Json, None) => {
+            let mut text = Text::default();
+            text.answer(key, answer);
+            text.into_json()
+        }
+        (Form::Json, Some(packed)) => {
+            let (mut before, mut after) = (Text::default(), Text::default());
+            before.before(key);
+            after.after(answer);
+            parts(packed.within(&before.open, &after.open).into())
+        }
+        (_, None) => bytes(answer.body.clone()),
+        (_, Some(packed)) => parts(packed.within(b"", b"").into()),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, kind(manner.form));
+    if packed.is_some() {
+        headers.insert(CONTENT_ENCODING, GZIP);
+    }
+    describe(&mut response, answer, manner, packed.is_some());
     response
 }
 
 /// 304: the reader has these bytes already.
-pub(super) fn not_modified(answer: &Answer) -> warp::reply::Response {
+pub(super) fn not_modified(answer: &Answer, manner: Manner) -> warp::reply::Response {
     let mut response = Response::new(Bytes::new()).into_response();
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    describe(&mut response, answer);
+    describe(&mut response, answer, manner, false);
     response
 }
 
+const fn kind(form: Form) -> HeaderValue {
+    match form {
+        Form::Json => JSON,
+        Form::Ndjson => NDJSON,
+        Form::Csv => CSV,
+    }
+}
+
 /// What the headers say of an answer.
-fn describe(response: &mut warp::reply::Response, answer: &Answer) {
-    // One buffer for all three: a header's value is a slice of it.
-    let mut buffer = BytesMut::with_capacity(96);
+fn describe(response: &mut warp::reply::Response, answer: &Answer, manner: Manner, packed: bool) {
+    // One buffer for all: a header's value is a slice of it.
+    let mut buffer = BytesMut::with_capacity(128);
     let mut value = |text: fmt::Arguments<'_>| {
         buffer.write_fmt(text).expect("a buffer in memory grows");
         HeaderValue::from_maybe_shared(buffer.split().freeze()).expect("digits and punctuation")
     };
     let headers = response.headers_mut();
-    headers.reserve(8);
-    headers.insert(ETAG, value(format_args!("W/\"{}\"", answer.version)));
-    headers.insert(CACHE_CONTROL, NO_CACHE);
+    headers.reserve(10);
+    let version = answer.version;
+    // The envelope moves while its answer does not; bare bytes are these very bytes.
+    let tag = match (manner.form, packed) {
+        (Form::Json, _) => value(format_args!("W/\"{version}\"")),
+        (form, false) => value(format_args!("\"{version}-{}\"", form.name())),
+        (form, true) => value(format_args!("\"{version}-{}-gzip\"", form.name())),
+    };
+    headers.insert(ETAG, tag);
+    let control = match (manner.public, manner.stale_if_error) {
+        (true, 0) => NO_CACHE,
+        (false, 0) => HeaderValue::from_static("private, no-cache"),
+        (true, seconds) => value(format_args!("max-age=0, stale-if-error={seconds}")),
+        (false, seconds) => value(format_args!("private, max-age=0, stale-if-error={seconds}")),
+    };
+    headers.insert(CACHE_CONTROL, control);
+    headers.insert(VARY, ACCEPTS);
     headers.insert(KCK_AS_OF, value(format_args!("{}", answer.as_of.time)));
     headers.insert(KCK_AS_OF_LSN, value(format_args!("{}", answer.as_of.lsn)));
     let stale = if answer.stale { "true" } else { "false" };
@@ -147,6 +270,10 @@ pub(super) fn problem(problem: &Problem) -> warp::reply::Response {
     let status = StatusCode::from_u16(problem.status());
     *response.status_mut() = status.expect("the table has statuses only");
     response.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    if let Some(retry) = problem.retry {
+        let seconds = retry.as_secs() + u64::from(retry.subsec_nanos() > 0);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
     response
 }
 
@@ -164,37 +291,70 @@ fn json_bytes(bytes: Bytes) -> warp::reply::Response {
     response
 }
 
-/// Whether an `If-None-Match` names this version, by weak comparison (RFC 9110, 8.8.3.2 and 13.1.2).
-pub(super) fn names_version(if_none_match: &str, version: u64) -> bool {
+/// Whether an `If-None-Match` names this version in this form, by weak comparison (RFC 9110, 8.8.3.2 and 13.1.2);
+/// whether it was deflated makes no difference to who has it.
+pub(super) fn names_version(if_none_match: &str, version: u64, form: Form) -> bool {
     let list = if_none_match.trim();
     if list == "*" {
         return true;
     }
-    let version = version.to_string();
+    let mut wanted = version.to_string();
+    if form != Form::Json {
+        wanted.push('-');
+        wanted.push_str(form.name());
+    }
     // Between the quotes commas are part of a tag, so the quotes are what is split at.
-    list.split('"').skip(1).step_by(2).any(|tag| tag == version)
+    list.split('"').skip(1).step_by(2).any(|tag| tag.strip_suffix("-gzip").unwrap_or(tag) == wanted)
 }
 
 /// Rides on a response from its route to the connection, which sends it in place of the empty body.
 #[derive(Debug, Clone)]
 struct Parts(VecDeque<Bytes>);
 
-/// What the connection sends: a route's own body, or the parts of a spliced one.
-#[derive(Debug)]
-pub(super) enum Body<B> {
+/// A body that comes as it is made; taken by the connection.
+#[derive(Clone)]
+struct Flow(Arc<Mutex<Option<BoxStream<'static, Bytes>>>>);
+
+/// A response whose body is what this stream gives.
+pub(super) fn flowing(
+    kind: HeaderValue,
+    stream: impl Stream<Item = Bytes> + Send + 'static,
+) -> warp::reply::Response {
+    let mut response = Response::new(Bytes::new()).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.extensions_mut().insert(Flow(Arc::new(Mutex::new(Some(stream.boxed())))));
+    response
+}
+
+/// What the connection sends, and a sign that it is doing so.
+pub(super) struct Body<B> {
+    content: Content<B>,
+    /// `None` once all is handed over: what then comes is another request.
+    serving: Option<Serving>,
+}
+
+enum Content<B> {
     /// The body as the route made it.
     Whole(B),
     /// These, one after the other.
     Parts(VecDeque<Bytes>),
+    /// Whatever comes.
+    Flow(BoxStream<'static, Bytes>),
 }
 
 impl<B> Body<B> {
-    /// Puts the parts, if there are any, in the place of the route's own body.
-    pub(super) fn of(response: Response<B>) -> Response<Self> {
+    /// Puts the parts or the flow, if there is one, in the place of the route's own body.
+    pub(super) fn of(response: Response<B>, serving: Serving) -> Response<Self> {
         let (mut head, body) = response.into_parts();
-        let parts = head.extensions.remove::<Parts>();
-        let body = parts.map_or(Self::Whole(body), |Parts(parts)| Self::Parts(parts));
-        Response::from_parts(head, body)
+        let flow = head.extensions.remove::<Flow>();
+        let flow =
+            flow.and_then(|flow| flow.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let content = match (flow, head.extensions.remove::<Parts>()) {
+            (Some(flow), _) => Content::Flow(flow),
+            (None, Some(Parts(parts))) => Content::Parts(parts),
+            (None, None) => Content::Whole(body),
+        };
+        Response::from_parts(head, Self { content, serving: Some(serving) })
     }
 }
 
@@ -206,25 +366,35 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Body<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Parts(parts) => Poll::Ready(parts.pop_front().map(|part| Ok(Frame::data(part)))),
+        let this = self.get_mut();
+        let frame = match &mut this.content {
+            Content::Whole(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Content::Parts(parts) => parts.pop_front().map(|part| Ok(Frame::data(part))),
+            Content::Flow(flow) => {
+                ready!(flow.as_mut().poll_next(cx)).map(|part| Ok(Frame::data(part)))
+            }
+        };
+        if frame.is_none() {
+            this.serving = None;
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Parts(parts) => parts.is_empty(),
+        match &self.content {
+            Content::Whole(body) => body.is_end_stream(),
+            Content::Parts(parts) => parts.is_empty(),
+            Content::Flow(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Parts(parts) => {
+        match &self.content {
+            Content::Whole(body) => body.size_hint(),
+            Content::Parts(parts) => {
                 SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum())
             }
+            Content::Flow(_) => SizeHint::default(),
         }
     }
 }
@@ -247,6 +417,7 @@ mod tests {
             expires: None,
             ttl: None,
             source: ReadSource::Hit,
+            stamp: crate::entry::Stamp(1),
         }
     }
 
@@ -289,6 +460,12 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_an_event_is_data() {
+        let lines = in_lines(&Bytes::from_static(b"[1,\n2,\r\n3,\r4]"));
+        assert_eq!(lines, "[1,\ndata: 2,\ndata: 3,\ndata: 4]");
+    }
+
+    #[test]
     fn conditions_compare_weakly() {
         for (header, named) in [
             ("*", true),
@@ -303,7 +480,10 @@ mod tests {
             ("\"a\" 7 \"b\"", false),
             ("", false),
         ] {
-            assert_eq!(names_version(header, 7), named, "{header}");
+            assert_eq!(names_version(header, 7, Form::Json), named, "{header}");
         }
+        assert!(names_version("\"7-csv-gzip\"", 7, Form::Csv));
+        assert!(!names_version("\"7-csv\"", 7, Form::Ndjson));
+        assert!(!names_version("\"7\"", 7, Form::Csv));
     }
 }

@@ -1,7 +1,7 @@
 //! A reader over HTTP.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -48,4 +48,111 @@ pub(crate) async fn get(
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     Ok(Reply { status, headers, body: response.into_body().collect().await?.to_bytes() })
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) data: String,
+}
+
+impl Event {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
+    }
+}
+
+/// A reader of server-sent events.
+pub(crate) struct Events {
+    body: hyper::body::Incoming,
+    text: String,
+    pub(crate) status: u16,
+    pub(crate) headers: hyper::HeaderMap,
+    _sender: hyper::client::conn::http1::SendRequest<Empty<Bytes>>,
+}
+
+impl Events {
+    /// Subscribes, on a connection of its own.
+    pub(crate) async fn open(address: &str, path: &str, headers: &[(&str, &str)]) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::get(path).header("host", address);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Self { body: response.into_body(), text: String::new(), status, headers, _sender: sender }
+    }
+
+    /// The next event, comments left out; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        let wait = async {
+            loop {
+                while let Some((block, rest)) = self.text.split_once("\n\n") {
+                    let event = event(block);
+                    self.text = rest.to_owned();
+                    if !event.name.is_empty() {
+                        return Some(event);
+                    }
+                }
+                let frame = self.body.frame().await?.ok()?;
+                let data = frame.into_data().unwrap_or_default();
+                self.text.push_str(std::str::from_utf8(&data).unwrap());
+            }
+        };
+        let next = tokio::time::timeout(std::time::Duration::from_secs(30), wait).await;
+        next.expect("an event comes")
+    }
+
+    /// The next of this name.
+    pub(crate) async fn named(&mut self, name: &str) -> Event {
+        loop {
+            let event = self.next().await.unwrap_or_else(|| panic!("ended before '{name}'"));
+            if event.name == name {
+                return event;
+            }
+        }
+    }
+}
+
+fn event(block: &str) -> Event {
+    let (mut event, mut data) = (Event::default(), Vec::new());
+    for line in block.lines() {
+        match line.split_once(": ") {
+            Some(("event", name)) => event.name = name.to_owned(),
+            Some(("id", id)) => event.id = id.to_owned(),
+            Some(("data", text)) => data.push(text),
+            _ => {}
+        }
+    }
+    event.data = data.join("\n");
+    event
+}
+
+/// Sends a body once, on a connection of its own.
+pub(crate) async fn send(
+    address: &str,
+    (method, path): (&str, &str),
+    content_type: &str,
+    body: impl Into<Bytes>,
+) -> Reply {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header("host", address);
+    if !content_type.is_empty() {
+        request = request.header("content-type", content_type);
+    }
+    let response =
+        sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    Reply { status, headers, body }
 }
