@@ -19,6 +19,7 @@ mod faults;
 mod flow;
 mod http;
 mod invisible;
+mod login;
 mod oracle;
 mod push;
 mod reading;
