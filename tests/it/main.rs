@@ -5,6 +5,7 @@
 #![expect(clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
 mod after_restart;
+mod auth;
 mod bad_input;
 mod canary;
 mod canonical;
