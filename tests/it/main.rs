@@ -11,6 +11,7 @@ mod canary;
 mod canonical;
 mod capture;
 mod clients;
+mod commands;
 mod crash;
 mod describe;
 mod doctor;
