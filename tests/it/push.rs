@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
 use crate::support::{
     client::Events,
@@ -145,5 +147,59 @@ fn subscriptions_end_with_the_server_and_do_not_hold_it_up() {
         let last = events.named("error").await.json();
         assert_eq!(last["error"]["name"], json!("draining"));
         assert_eq!(events.next().await, None);
+    });
+}
+
+/// The next message that is JSON.
+async fn message<S>(socket: &mut S) -> Value
+where
+    S: futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
+{
+    let next = async {
+        loop {
+            if let Message::Text(text) = socket.next().await.expect("the socket is open").unwrap() {
+                return serde_json::from_str(&text).unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), next).await.expect("a message comes")
+}
+
+#[test]
+fn a_socket_is_told_the_same_and_goes_on_where_it_was() {
+    run(async {
+        let (database, _project, kck) = sums("push_socket").await;
+        let at = |query: &str| format!("ws://{}/subscribe/ws?{query}", kck.address);
+        let mut request = at("key=sum_of/1").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "kck, kck.token.x".parse().unwrap());
+        let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], "kck");
+        let first = message(&mut socket).await;
+        assert_eq!(
+            (&first["event"], value(&first["data"])),
+            (&json!("value"), ("sum_of/1", &json!(0)))
+        );
+        database.run("update items set n = 5 where id = 1").await;
+        let second = message(&mut socket).await;
+        assert_eq!(value(&second["data"]), ("sum_of/1", &json!(5)));
+        drop(socket);
+        database.run("update items set n = 6 where id = 1").await;
+        let id = second["id"].as_str().unwrap();
+        let again = at(&format!("key=sum_of/1&last_event_id={id}"));
+        let (mut socket, _) = tokio_tungstenite::connect_async(again).await.unwrap();
+        assert_eq!(value(&message(&mut socket).await["data"]), ("sum_of/1", &json!(6)));
+        let fresh = message(&mut socket).await;
+        assert_eq!(
+            (&fresh["event"], &fresh["data"]["keys"]),
+            (&json!("fresh"), &json!(["sum_of/1"]))
+        );
+        // A page of another site opens none.
+        let mut foreign = at("key=sum_of/1").into_client_request().unwrap();
+        foreign.headers_mut().insert("origin", "https://evil.example".parse().unwrap());
+        let refused = tokio_tungstenite::connect_async(foreign).await.unwrap_err();
+        assert!(refused.to_string().contains("403"), "{refused}");
+        kck.stop().await;
+        let last = message(&mut socket).await;
+        assert_eq!(last["data"]["error"]["name"], json!("draining"));
     });
 }

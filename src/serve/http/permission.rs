@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use warp::http::{HeaderValue, Request, header};
 
-use crate::serve::{
-    Context, Who,
-    auth::permission,
-    problem::Problem,
-};
+use crate::serve::{Context, Who, auth::permission, problem::Problem};
 
 use super::subscribe;
 
