@@ -28,8 +28,8 @@ async fn postgres() -> &'static Postgres {
             version: version(),
             statements: true,
             extra: vec![
-                ("max_replication_slots".into(), "120".into()),
-                ("max_wal_senders".into(), "120".into()),
+                ("max_replication_slots".into(), "400".into()),
+                ("max_wal_senders".into(), "200".into()),
                 ("max_connections".into(), "400".into()),
             ],
             cache: cache(),
