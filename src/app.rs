@@ -202,6 +202,8 @@ fn assemble(
     let recompute = Handle::new(recompute::Parts {
         config: recompute::Config {
             connections: config.refresh_connections,
+            database_share: config.database_share,
+            strategy: config.strategy,
             tracked_keys: config.tracked_keys,
             answer_bytes: config.answer_bytes,
             queued_keys: QUEUED_KEYS,

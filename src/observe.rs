@@ -260,6 +260,8 @@ counters! {
     Batches = "kck_batches_total",
     /// Keys computed by them.
     Computed = "kck_computed_total",
+    /// Looks at keys that must wait because the source was used enough.
+    OverBudget = "kck_over_budget_total",
     /// Computations that failed.
     ComputeFailures = "kck_compute_failures_total",
     /// Refreshes whose bytes did not change.

@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("stage", &[]),
     ("observe", &[]),
     // What a stage is given it is given in the stage's own words.
-    ("config", &["serve"]),
+    ("config", &["recompute", "serve"]),
     // A Postgres and a Cassandra of one's own: knows nothing of kck.
     ("local", &[]),
     // The stages. They do not know each other, save that readers of the store may use it and ask for a refresh.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{observe::Point, serve};
+use crate::{observe::Point, recompute::queue::Order, serve};
 
 mod auth;
 
@@ -41,6 +41,8 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("http", "cors_origins", "", false),
     ("http", "stale_if_error", "0s", false),
     ("refresh", "connections", "4", false),
+    ("refresh", "database_share", "0.5", false),
+    ("refresh", "strategy", "worth", false),
     ("refresh", "statement_timeout", "30s", false),
     ("limits", "tracked_keys", "1000000", false),
     ("limits", "near_cache", "256MB", false),
@@ -152,6 +154,10 @@ pub struct Config {
     pub stale_if_error: Duration,
     /// Statements at once.
     pub refresh_connections: usize,
+    /// The share of wall time that they may be executing together.
+    pub database_share: f64,
+    /// In which order keys go for which nobody waits.
+    pub strategy: Order,
     /// The source gives a product's statement up after this.
     pub statement_timeout: Duration,
     /// Keys followed at most.
@@ -275,6 +281,12 @@ impl Config {
             origins: raw.list("http", "cors_origins"),
             stale_if_error: raw.duration("http", "stale_if_error")?,
             refresh_connections: raw.number("refresh", "connections")?,
+            database_share: raw.share("refresh", "database_share")?,
+            strategy: raw.parsed(
+                "refresh",
+                "strategy",
+                "worth, most_requested, first_requested or first_requested_gte_avg",
+            )?,
             statement_timeout: raw.duration("refresh", "statement_timeout")?,
             tracked_keys: raw.number("limits", "tracked_keys")?,
             near_cache_bytes: raw.bytes("limits", "near_cache")?,
@@ -410,6 +422,20 @@ impl Raw {
         })
     }
 
+    /// A part of wall time, or several connections' worth of it.
+    fn share(&self, section: &str, name: &str) -> Result<f64, BadSetting> {
+        let text = self.text(section, name);
+        let share = text.parse().ok().filter(|share| (0.001..=1000.0).contains(share));
+        share.ok_or_else(|| {
+            let fact = format!("'{text}' is no share of time");
+            bad(
+                &setting_name(section, name),
+                fact,
+                "write a number like 0.5; 2 is two connections' worth",
+            )
+        })
+    }
+
     /// A whole number from 1.
     fn number<T: std::str::FromStr + Default + PartialEq>(
         &self,
@@ -531,6 +557,7 @@ fn plain(section: &str, name: &str, value: &toml::Value) -> Result<String, BadSe
     match value {
         toml::Value::String(text) => Ok(text.clone()),
         toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Float(number) => Ok(number.to_string()),
         toml::Value::Boolean(yes) => Ok(yes.to_string()),
         toml::Value::Array(list) if list.iter().all(toml::Value::is_str) => {
             Ok(list.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(","))
@@ -648,7 +675,7 @@ mod tests {
     #[test]
     fn unknown_settings_are_refused_with_the_nearest_name() {
         assert!(refused("[source]\nslott = \"x\"").contains("did you mean [source] slot?"));
-        assert!(refused("[http]\nlisten = 3.5").contains("a float is not taken here"));
+        assert!(refused("[http]\nlisten = 3.5").contains("is not an address"));
         assert!(refused("[pg]\nlisten = \"127.0.0.1:1\"").contains("not supported yet"));
         assert!(refused("[source").contains("kck.toml:1"));
     }

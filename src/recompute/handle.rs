@@ -22,8 +22,9 @@ use crate::{
 
 use super::{
     Config, Error,
+    budget::Budget,
     ledger::{Ledger, Standing},
-    queue::{Queue, Want},
+    queue::{Queue, Stale, Want},
     reserve::Reserve,
     watch::{Watchers, Watching},
 };
@@ -38,6 +39,11 @@ pub struct Fresh {
     /// Whether it is kept.
     pub cached: bool,
 }
+
+/// What a watched key is worth more than one that is only read.
+const WATCHED: f32 = 1024.0;
+/// What a key counts for that nobody reads.
+const HEAT_LEAST: f32 = 0.01;
 
 pub(super) type Waiter = oneshot::Sender<Result<Arc<Fresh>, Error>>;
 
@@ -60,6 +66,8 @@ pub(super) struct Shared {
     ledger: Mutex<Ledger>,
     /// Locked for one decision at a time.
     queue: Mutex<Queue<Waiter>>,
+    /// Locked for one decision at a time, inside the queue's lock or alone.
+    budget: Mutex<Budget>,
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
     /// Counts who came to wait for a certificate: whoever makes them hastens.
@@ -72,6 +80,7 @@ pub(super) struct Shared {
     watchers: Arc<Watchers>,
     /// Who wants the bytes of what is kept.
     kept: OnceLock<Kept>,
+    began: Instant,
     pub(super) catalog: latest::Receiver<Arc<Catalog>>,
     pub(super) progress: latest::Receiver<Progress>,
     pub(super) store: Arc<dyn Store>,
@@ -114,13 +123,15 @@ impl Handle {
         let shared = Shared {
             config,
             ledger: Mutex::new(ledger),
-            queue: Mutex::new(Queue::new(config.queued_keys)),
+            queue: Mutex::new(Queue::new(config.queued_keys, config.strategy)),
+            budget: Mutex::new(Budget::new(config.database_share)),
             asked: Notify::new(),
             wanted: latest::Sender::new(0),
             last_read: Mutex::new(None),
             later: Mutex::default(),
             watchers: Arc::default(),
             kept: OnceLock::new(),
+            began: Instant::now(),
             catalog,
             progress,
             store,
@@ -140,6 +151,16 @@ impl Handle {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.shared.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of what may be spent at the source that was, over the last ten seconds.
+    #[must_use]
+    pub fn budget_used(&self) -> f64 {
+        self.budget().used(Instant::now())
+    }
+
     /// How much there is to do.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -156,8 +177,9 @@ impl Handle {
         *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Instant::now());
         let progress = *self.shared.progress.borrow();
+        let seconds = self.seconds(Instant::now());
         let mut ledger = self.ledger();
-        ledger.read(key);
+        ledger.read(key, seconds);
         usable(&ledger, key, progress)
     }
 
@@ -186,7 +208,8 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Arc<Fresh>, Error> {
         let (waiter, answer) = oneshot::channel();
-        self.queue().ask(key, want, waiter).map_err(|_| Error::Overloaded)?;
+        let asked = self.queue().ask(key, want, waiter, Instant::now());
+        asked.map_err(|_| Error::Overloaded)?;
         self.shared.asked.notify_one();
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
@@ -217,7 +240,8 @@ impl Handle {
             }
         }
         // A full queue is no loss: the next read asks again.
-        if self.queue().refresh(key, None).is_ok() {
+        let stale = self.stale(key, None);
+        if self.queue().refresh(key, stale).is_ok() {
             self.shared.asked.notify_one();
         }
     }
@@ -333,10 +357,35 @@ impl Handle {
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
             Eager::Never => false,
         };
-        let not_before = self.not_before(product, key);
-        if eager && self.queue().refresh(key, not_before).is_ok() {
+        if !eager {
+            return;
+        }
+        let stale = self.stale(key, self.not_before(product, key));
+        if self.queue().refresh(key, stale).is_ok() {
             self.shared.asked.notify_one();
         }
+    }
+
+    /// How soon a key that is stale from now on should be computed: its reads ÷ its cost; those that somebody watches
+    /// come before all that are only read.
+    fn stale(&self, key: &Key, not_before: Option<Instant>) -> Stale {
+        let now = Instant::now();
+        let (heat, cost_us) = {
+            let ledger = self.ledger();
+            let cost = ledger.standing(key).map_or(0, |standing| standing.meta.cost_us);
+            (ledger.heat(key, self.seconds(now)), cost)
+        };
+        let watched = if self.is_watched(key) { WATCHED } else { 1.0 };
+        // A statement of a millisecond is as cheap as one of less.
+        #[expect(clippy::cast_precision_loss, reason = "a rate to compare")]
+        let rate = (heat + HEAT_LEAST) * watched / (cost_us.max(1_000) as f32 / 1e6);
+        Stale { since: now, rate, not_before }
+    }
+
+    /// kck's own clock, as the ledger counts heat by it.
+    fn seconds(&self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.shared.began).as_secs();
+        u32::try_from(since).unwrap_or(u32::MAX)
     }
 
     /// `min_interval` after the last computation, on kck's clock.

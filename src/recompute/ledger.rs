@@ -68,6 +68,21 @@ struct Tracked {
     doubtful: bool,
     /// Read since its last refresh: hot.
     hot: bool,
+    /// Reads of late: halved every [`HALF_LIFE`] …
+    heat: f32,
+    /// … since this, in seconds of kck's own clock.
+    heat_at: u32,
+}
+
+/// In seconds.
+const HALF_LIFE: f32 = 300.0;
+
+impl Tracked {
+    fn heat_now(&self, seconds: u32) -> f32 {
+        #[expect(clippy::cast_precision_loss, reason = "ages of reads are short")]
+        let age = seconds.saturating_sub(self.heat_at) as f32;
+        self.heat * (-age / HALF_LIFE).exp2()
+    }
 }
 
 /// A key's entry as it stands.
@@ -229,8 +244,18 @@ impl Ledger {
         let stamp = if doubtful { stamp.next() } else { stamp };
         self.enlist(&key);
         let mark = mark.unwrap_or_default();
-        let tracked =
-            Tracked { lease, recorded: true, mark, stamp, version, entry, doubtful, hot: false };
+        let tracked = Tracked {
+            lease,
+            recorded: true,
+            mark,
+            stamp,
+            version,
+            entry,
+            doubtful,
+            hot: false,
+            heat: 0.0,
+            heat_at: 0,
+        };
         self.keys.insert(key.clone(), tracked);
         doubtful.then_some((key, stamp))
     }
@@ -306,6 +331,8 @@ impl Ledger {
             entry: None,
             doubtful: false,
             hot: false,
+            heat: 0.0,
+            heat_at: 0,
         };
         self.keys.insert(key.clone(), tracked);
         (lease, Some(Track { key: key.clone(), lease, stamp }))
@@ -379,11 +406,18 @@ impl Ledger {
         Some(Standing { meta: meta.clone(), fresh, certified: terms.certified })
     }
 
-    /// Counts a read: the key is hot until its next refresh.
-    pub fn read(&mut self, key: &Key) {
+    /// Counts a read at `seconds` of kck's own clock: the key is hot until its next refresh.
+    pub fn read(&mut self, key: &Key, seconds: u32) {
         if let Some(tracked) = self.keys.get_mut(key) {
             tracked.hot = true;
+            (tracked.heat, tracked.heat_at) = (tracked.heat_now(seconds) + 1.0, seconds);
         }
+    }
+
+    /// How often the key was read of late; refreshes do not count.
+    #[must_use]
+    pub fn heat(&self, key: &Key, seconds: u32) -> f32 {
+        self.keys.get(key).map_or(0.0, |tracked| tracked.heat_now(seconds))
     }
 
     /// Whether the key was read since its last refresh.

@@ -18,6 +18,7 @@ use crate::{
     product::Product,
 };
 
+pub mod budget;
 mod handle;
 pub mod ledger;
 mod patterns;
@@ -31,10 +32,14 @@ pub use handle::{Counts, Fresh, Handle, Kept, Marks, Parts};
 pub use watch::{Moved, Watching};
 
 /// Bounds of recomputing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
     /// Statements at once.
     pub connections: usize,
+    /// The share of wall time that they may be executing together, over ten seconds.
+    pub database_share: f64,
+    /// In which order keys go for which nobody waits.
+    pub strategy: queue::Order,
     /// Keys tracked at most; past it the coldest goes.
     pub tracked_keys: usize,
     /// Bytes of one answer at most.

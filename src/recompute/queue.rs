@@ -1,14 +1,25 @@
 //! Asked-for keys → the next batch to compute. A state machine without I/O or clock.
 //!
+//! Who waits goes first. Everything else is ordered by worth: how often it is read ÷ what it costs, times how long it
+//! has been stale; so what is cheap and read often goes soon, and nothing waits for ever, since its worth grows with
+//! its waiting. Every few turns the worthiest goes before those who wait, lest a storm of misses leave all else stale.
+//!
+//! Keys of about the same rate (within a factor of two) stand in one line in the order in which they came, one set of
+//! lines a product: the next is found among the first of the lines.
+//!
 //! Invariants: a key is computed by at most one at a time (R12); who asked is answered exactly once; a waiter
 //! joins a running computation only if that began at what it demands.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Instant,
 };
 
 use crate::{change::Position, key::Key};
+
+/// Of so many turns one is for what nobody waits for.
+const TURNS: u64 = 8;
 
 /// Which computation a waiter may join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +36,59 @@ pub enum Want {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
+/// In which order keys go for which nobody waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// Reads ÷ cost × time stale.
+    #[default]
+    Worth,
+    /// Those asked for most often while they wait.
+    MostRequested,
+    /// Those that came first.
+    FirstRequested,
+    /// Of those asked for at least as often as the average, the first.
+    FirstRequestedGteAvg,
+}
+
+impl std::str::FromStr for Order {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        match name {
+            "worth" => Ok(Self::Worth),
+            "most_requested" => Ok(Self::MostRequested),
+            "first_requested" => Ok(Self::FirstRequested),
+            "first_requested_gte_avg" => Ok(Self::FirstRequestedGteAvg),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A stale key, and what says how soon it should be computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Stale {
+    /// Since when, as far as is known.
+    pub since: Instant,
+    /// Reads ÷ cost: whatever its unit, it is compared with others.
+    pub rate: f32,
+    /// Not before this.
+    pub not_before: Option<Instant>,
+}
+
+/// A place in line: those who wait, then by rate as a power of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Line {
+    Urgent,
+    Rate(i8),
+}
+
 #[derive(Debug, Clone)]
 struct Job<W> {
     waiters: Vec<W>,
-    urgent: bool,
+    line: Line,
+    since: Instant,
+    /// How often it was asked for while it waits.
+    requests: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -37,33 +97,48 @@ struct Running<W> {
     waiters: Vec<W>,
 }
 
+/// A product that has keys to compute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub product: Arc<str>,
+    /// Somebody waits for one of its keys.
+    pub urgent: bool,
+}
+
+type Lines = BTreeMap<Line, VecDeque<(Instant, Key)>>;
+
 /// What is to be computed, what is being computed, and who waits for it (`W`).
 #[derive(Debug, Clone)]
 pub struct Queue<W> {
     waiting: HashMap<Key, Job<W>>,
     running: HashMap<Key, Running<W>>,
-    /// Keys somebody waits for, in order of arrival.
-    urgent: VecDeque<Key>,
-    /// Keys that are stale and read, in order of arrival.
-    background: VecDeque<Key>,
+    /// By product; a place may be left behind by a key that has moved to another, and is passed over then.
+    lines: BTreeMap<Arc<str>, Lines>,
     /// Keys that may not be computed before their time.
     delayed: BTreeSet<(Instant, Key)>,
     /// The same keys, so that each is there once.
-    later: HashSet<Key>,
+    later: HashMap<Key, Stale>,
+    strategy: Order,
+    /// Requests of all that wait.
+    requests: u64,
+    turn: u64,
     limit: usize,
 }
 
 impl<W> Queue<W> {
     /// At most `limit` keys wait.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: usize, strategy: Order) -> Self {
         Self {
             waiting: HashMap::new(),
             running: HashMap::new(),
-            urgent: VecDeque::new(),
-            background: VecDeque::new(),
+            lines: BTreeMap::new(),
             delayed: BTreeSet::new(),
-            later: HashSet::new(),
+            later: HashMap::new(),
+            strategy,
+            requests: 0,
+            turn: 0,
             limit,
         }
     }
@@ -92,11 +167,11 @@ impl<W> Queue<W> {
         self.running.keys().filter(move |key| key.product() == product)
     }
 
-    /// Somebody waits for a key.
+    /// Somebody waits for a key, from `now` on.
     ///
     /// # Errors
     /// The waiter, when too many keys wait already.
-    pub fn ask(&mut self, key: &Key, want: Want, waiter: W) -> Result<(), W> {
+    pub fn ask(&mut self, key: &Key, want: Want, waiter: W, now: Instant) -> Result<(), W> {
         if let Some(running) = self.running.get_mut(key) {
             let joins = match want {
                 Want::Any => true,
@@ -111,22 +186,23 @@ impl<W> Queue<W> {
         if self.waiting.len() >= self.limit && !self.waiting.contains_key(key) {
             return Err(waiter);
         }
-        self.enter(key, true, Some(waiter));
+        self.enter(key, Line::Urgent, now, Some(waiter));
         Ok(())
     }
 
-    /// A stale key is to be computed when nobody waits for others, not before `not_before`.
+    /// A stale key is to be computed in its turn.
     ///
     /// # Errors
     /// [`Full`] when too many keys wait already.
-    pub fn refresh(&mut self, key: &Key, not_before: Option<Instant>) -> Result<(), Full> {
-        if let Some(instant) = not_before
+    pub fn refresh(&mut self, key: &Key, stale: Stale) -> Result<(), Full> {
+        if let Some(instant) = stale.not_before
             && !self.waiting.contains_key(key)
         {
             if self.later.len() >= self.limit {
                 return Err(Full);
             }
-            if self.later.insert(key.clone()) {
+            if !self.later.contains_key(key) {
+                self.later.insert(key.clone(), stale);
                 self.delayed.insert((instant, key.clone()));
             }
             return Ok(());
@@ -134,73 +210,198 @@ impl<W> Queue<W> {
         if self.waiting.len() >= self.limit && !self.waiting.contains_key(key) {
             return Err(Full);
         }
-        self.enter(key, false, None);
+        self.enter(key, self.line_of(stale.rate, 1), stale.since, None);
         Ok(())
     }
 
-    fn enter(&mut self, key: &Key, urgent: bool, waiter: Option<W>) {
+    fn line_of(&self, rate: f32, requests: u32) -> Line {
+        let measure = match self.strategy {
+            Order::Worth => rate,
+            Order::FirstRequested => 1.0,
+            #[expect(clippy::cast_precision_loss, reason = "its power of two is what counts")]
+            Order::MostRequested | Order::FirstRequestedGteAvg => requests as f32,
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "within the bounds of i8")]
+        Line::Rate(measure.max(f32::MIN_POSITIVE).log2().clamp(-120.0, 120.0).floor() as i8)
+    }
+
+    fn enter(&mut self, key: &Key, line: Line, since: Instant, waiter: Option<W>) {
         let runs = self.running.contains_key(key);
+        self.requests += 1;
         if let Some(job) = self.waiting.get_mut(key) {
             job.waiters.extend(waiter);
-            if urgent && !job.urgent {
-                job.urgent = true;
-                if !runs {
-                    self.urgent.push_back(key.clone());
-                }
-            }
+            job.requests = job.requests.saturating_add(1);
+            let requests = job.requests;
+            let line = match line {
+                Line::Urgent => line,
+                Line::Rate(_) => line.max(self.line_of(0.0, requests)),
+            };
+            self.move_up(key, line, runs);
             return;
         }
-        self.waiting.insert(key.clone(), Job { waiters: waiter.into_iter().collect(), urgent });
+        let waiters = waiter.into_iter().collect();
+        self.waiting.insert(key.clone(), Job { waiters, line, since, requests: 1 });
         // A key that runs waits aside until `finish` lets it in: one computation at a time.
         if !runs {
-            self.line(urgent).push_back(key.clone());
+            self.stand(key, line, since);
         }
     }
 
-    fn line(&mut self, urgent: bool) -> &mut VecDeque<Key> {
-        if urgent { &mut self.urgent } else { &mut self.background }
+    /// A key that is asked for again goes further up, never down.
+    fn move_up(&mut self, key: &Key, line: Line, runs: bool) {
+        let Some(job) = self.waiting.get_mut(key) else { return };
+        let up = match (job.line, line) {
+            (Line::Urgent, _) => false,
+            (Line::Rate(_), Line::Urgent) => true,
+            (Line::Rate(now), Line::Rate(then)) => then > now,
+        };
+        if up {
+            job.line = line;
+            let since = job.since;
+            if !runs {
+                self.stand(key, line, since);
+            }
+        }
     }
 
-    /// The next keys of one product, at most `batch(product)`; they run from now on.
-    pub fn take(&mut self, now: Instant, batch: impl Fn(&str) -> usize) -> Vec<Key> {
+    fn stand(&mut self, key: &Key, line: Line, since: Instant) {
+        let product = match self.lines.get_key_value(key.product()) {
+            Some((product, _)) => Arc::clone(product),
+            None => key.product().into(),
+        };
+        self.lines
+            .entry(product)
+            .or_default()
+            .entry(line)
+            .or_default()
+            .push_back((since, key.clone()));
+    }
+
+    /// The products that have keys to compute, in the order in which they should be tried.
+    pub fn candidates(&mut self, now: Instant) -> Vec<Candidate> {
+        self.let_in(now);
+        self.clean();
+        let average = self.requests as f64 / self.waiting.len().max(1) as f64;
+        let (mut urgent, mut rest) = (Vec::new(), Vec::new());
+        for (product, lines) in &self.lines {
+            let candidate = |urgent| Candidate { product: Arc::clone(product), urgent };
+            for (line, keys) in lines {
+                let Some((since, _)) = keys.front() else { continue };
+                match line {
+                    Line::Urgent => urgent.push((*since, candidate(true))),
+                    Line::Rate(rate) => {
+                        let worth = self.worth(*rate, *since, now, average);
+                        rest.push((worth, candidate(false)));
+                    }
+                }
+            }
+        }
+        urgent.sort_by_key(|(since, _)| *since);
+        rest.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        let mut seen = HashSet::new();
+        rest.retain(|(_, candidate)| seen.insert(Arc::clone(&candidate.product)));
+        let urgent = urgent.into_iter().map(|(_, candidate)| candidate);
+        let rest = rest.into_iter().map(|(_, candidate)| candidate);
+        self.turn += 1;
+        if self.turn.is_multiple_of(TURNS) {
+            rest.chain(urgent).collect()
+        } else {
+            urgent.chain(rest).collect()
+        }
+    }
+
+    /// What the first of a line is worth now.
+    fn worth(&self, rate: i8, since: Instant, now: Instant, average: f64) -> f64 {
+        // A moment counts, so that what has just become stale is ordered by its rate.
+        let age = now.saturating_duration_since(since).as_secs_f64() + 1e-6;
+        let measure = f64::from(rate).exp2();
+        match self.strategy {
+            Order::Worth => measure * age,
+            Order::FirstRequested => age,
+            // Whoever was asked for more often goes before, however long others wait.
+            Order::MostRequested => measure * 1e12 + age,
+            Order::FirstRequestedGteAvg if measure * 2.0 > average => 1e12 + age,
+            Order::FirstRequestedGteAvg => age,
+        }
+    }
+
+    /// Keys whose time has come.
+    fn let_in(&mut self, now: Instant) {
         while let Some((instant, _)) = self.delayed.first()
             && *instant <= now
         {
-            if let Some((_, key)) = self.delayed.pop_first() {
-                self.later.remove(&key);
-                self.enter(&key, false, None);
+            if let Some((_, key)) = self.delayed.pop_first()
+                && let Some(stale) = self.later.remove(&key)
+            {
+                self.enter(&key, self.line_of(stale.rate, 1), stale.since, None);
             }
         }
-        let urgent = self.urgent.iter().any(|key| self.is_next(key, true));
-        let mut line = std::mem::take(self.line(urgent));
-        let mut taken: Vec<Key> = Vec::new();
-        let mut most = usize::MAX;
-        line.retain(|key| {
-            if !self.is_next(key, urgent) {
-                return false;
-            }
-            if let Some(first) = taken.first() {
-                if taken.len() >= most || first.product() != key.product() {
-                    return true;
+    }
+
+    /// Places at the front that are nobody's own any more are given up.
+    fn clean(&mut self) {
+        let Self { lines, waiting, running, .. } = self;
+        lines.retain(|_, lines| {
+            lines.retain(|line, keys| {
+                while keys.front().is_some_and(|(_, key)| !is_own(waiting, running, key, *line)) {
+                    keys.pop_front();
                 }
-            } else {
-                most = batch(key.product()).max(1);
-            }
-            // It runs from here on, so that another place of it in the line is passed over.
-            let waiters = self.waiting.remove(key).map(|job| job.waiters).unwrap_or_default();
-            let running = Running { as_of: Position::default(), waiters };
-            self.running.insert(key.clone(), running);
-            taken.push(key.clone());
-            false
+                !keys.is_empty()
+            });
+            !lines.is_empty()
         });
-        *self.line(urgent) = line;
+    }
+
+    /// The next keys of a product, at most `most`, those first for whom somebody waits if that is why it was chosen;
+    /// they run from now on.
+    pub fn take(&mut self, candidate: &Candidate, most: usize, now: Instant) -> Vec<Key> {
+        let mut taken: Vec<Key> = Vec::new();
+        while taken.len() < most.max(1) {
+            let Some(line) = self.next_line(candidate, now) else { break };
+            let lines = self.lines.get_mut(&candidate.product);
+            let next = lines.and_then(|lines| lines.get_mut(&line)).and_then(VecDeque::pop_front);
+            if let Some((_, key)) = next {
+                self.run(&key);
+                taken.push(key);
+            }
+            self.clean_product(&candidate.product);
+        }
         taken
     }
 
-    /// Whether a place in a line is still the key's own: it may have become urgent, or run by now.
-    fn is_next(&self, key: &Key, urgent: bool) -> bool {
-        self.waiting.get(key).is_some_and(|job| job.urgent == urgent)
-            && !self.running.contains_key(key)
+    fn next_line(&self, candidate: &Candidate, now: Instant) -> Option<Line> {
+        let lines = self.lines.get(&candidate.product)?;
+        if candidate.urgent && lines.contains_key(&Line::Urgent) {
+            return Some(Line::Urgent);
+        }
+        let average = self.requests as f64 / self.waiting.len().max(1) as f64;
+        let worthiest = lines.iter().filter_map(|(line, keys)| match line {
+            Line::Urgent => None,
+            Line::Rate(rate) => Some((self.worth(*rate, keys.front()?.0, now, average), *line)),
+        });
+        let worthiest = worthiest.max_by(|(one, _), (other, _)| one.total_cmp(other));
+        worthiest.map(|(_, line)| line).or_else(|| lines.keys().next().copied())
+    }
+
+    fn clean_product(&mut self, product: &Arc<str>) {
+        let Self { lines, waiting, running, .. } = self;
+        let Some(own) = lines.get_mut(product) else { return };
+        own.retain(|line, keys| {
+            while keys.front().is_some_and(|(_, key)| !is_own(waiting, running, key, *line)) {
+                keys.pop_front();
+            }
+            !keys.is_empty()
+        });
+        if own.is_empty() {
+            lines.remove(product);
+        }
+    }
+
+    fn run(&mut self, key: &Key) {
+        let job = self.waiting.remove(key);
+        self.requests -= job.as_ref().map_or(0, |job| u64::from(job.requests));
+        let waiters = job.map(|job| job.waiters).unwrap_or_default();
+        self.running.insert(key.clone(), Running { as_of: Position::default(), waiters });
     }
 
     /// When the first delayed key is due.
@@ -221,11 +422,21 @@ impl<W> Queue<W> {
     /// The computation is over: who waited for it comes back.
     pub fn finish(&mut self, key: &Key) -> Vec<W> {
         let waiters = self.running.remove(key).map(|running| running.waiters).unwrap_or_default();
-        if let Some(urgent) = self.waiting.get(key).map(|job| job.urgent) {
-            self.line(urgent).push_back(key.clone());
+        if let Some((line, since)) = self.waiting.get(key).map(|job| (job.line, job.since)) {
+            self.stand(key, line, since);
         }
         waiters
     }
+}
+
+/// Whether a place in a line is still the key's own: it may have moved up, or run by now.
+fn is_own<W>(
+    waiting: &HashMap<Key, Job<W>>,
+    running: &HashMap<Key, Running<W>>,
+    key: &Key,
+    line: Line,
+) -> bool {
+    waiting.get(key).is_some_and(|job| job.line == line) && !running.contains_key(key)
 }
 
 #[cfg(test)]
@@ -265,7 +476,7 @@ mod tests {
         #[test]
         fn everyone_is_answered_once_by_what_they_may_join(steps in prop::collection::vec(step(), 1..120)) {
             let now = Instant::now();
-            let mut queue = Queue::new(100);
+            let mut queue = Queue::new(100, Order::Worth);
             let mut asked: HashMap<u64, (Key, Want, u64)> = HashMap::new();
             let mut running: Vec<(Key, Position, u64)> = Vec::new();
             let (mut id, mut clock) = (0u64, 0u64);
@@ -277,12 +488,12 @@ mod tests {
                     Step::Ask(k, w) => {
                         id += 1;
                         let want = [Want::Any, Want::AtLeast(at(clock)), Want::New][usize::from(w)];
-                        queue.ask(&key(k), want, id).unwrap();
+                        queue.ask(&key(k), want, id, now).unwrap();
                         asked.insert(id, (key(k), want, clock));
                     }
-                    Step::Refresh(k) => queue.refresh(&key(k), None).unwrap(),
+                    Step::Refresh(k) => queue.refresh(&key(k), stale(now)).unwrap(),
                     Step::Take(most) => {
-                        let keys = queue.take(now, |_| usize::from(most));
+                        let keys = taken(&mut queue, usize::from(most), now);
                         prop_assert!(keys.len() <= usize::from(most));
                         for k in &keys {
                             prop_assert!(!running.iter().any(|(r, _, _)| r == k), "computed twice at once");
@@ -312,43 +523,128 @@ mod tests {
         }
     }
 
+    fn stale(since: Instant) -> Stale {
+        Stale { since, rate: 1.0, not_before: None }
+    }
+
+    fn taken<W>(queue: &mut Queue<W>, most: usize, now: Instant) -> Vec<Key> {
+        let candidates = queue.candidates(now);
+        candidates.first().map(|first| queue.take(first, most, now)).unwrap_or_default()
+    }
+
     #[test]
     fn who_waits_goes_before_what_is_only_stale() {
-        let mut queue = Queue::new(10);
-        queue.refresh(&key(0), None).unwrap();
-        queue.refresh(&key(1), None).unwrap();
-        queue.ask(&key(1), Want::Any, ()).unwrap();
-        assert_eq!(queue.take(Instant::now(), |_| 9), [key(1)]);
-        assert_eq!(queue.take(Instant::now(), |_| 9), [key(0)]);
+        let (mut queue, now) = (Queue::new(10, Order::Worth), Instant::now());
+        queue.refresh(&key(0), stale(now)).unwrap();
+        queue.refresh(&key(1), stale(now)).unwrap();
+        queue.ask(&key(1), Want::Any, (), now).unwrap();
+        assert_eq!(taken(&mut queue, 1, now), [key(1)]);
+        assert_eq!(taken(&mut queue, 9, now), [key(0)]);
+    }
+
+    #[test]
+    fn a_storm_of_misses_does_not_leave_all_else_stale() {
+        let (mut queue, now) = (Queue::new(100, Order::Worth), Instant::now());
+        queue.refresh(&key(0), stale(now)).unwrap();
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            queue.ask(&key(5), Want::New, (), now).unwrap();
+            let keys = taken(&mut queue, 1, now);
+            keys.iter().for_each(|key| drop(queue.finish(key)));
+            if keys == [key(0)] {
+                break;
+            }
+        }
+        assert!(turns <= TURNS, "{turns}");
+    }
+
+    #[test]
+    fn what_is_read_more_or_costs_less_goes_sooner_and_all_go_at_last() {
+        let (mut queue, now) = (Queue::<()>::new(100, Order::Worth), Instant::now());
+        for (n, rate) in [(4, 1.0), (0, 100.0), (5, 10_000.0)] {
+            queue.refresh(&key(n), Stale { since: now, rate, not_before: None }).unwrap();
+        }
+        assert_eq!(taken(&mut queue, 1, now), [key(5)]);
+        assert_eq!(taken(&mut queue, 1, now), [key(0)]);
+        // However much there is that is worth more, waiting counts.
+        let mut at = now;
+        loop {
+            at += std::time::Duration::from_secs(1);
+            queue.refresh(&key(6), Stale { since: at, rate: 10_000.0, not_before: None }).unwrap();
+            at += std::time::Duration::from_millis(100);
+            let keys = taken(&mut queue, 1, at);
+            keys.iter().for_each(|key| drop(queue.finish(key)));
+            if keys == [key(4)] {
+                break;
+            }
+            assert!(at < now + std::time::Duration::from_secs(10_000), "it goes at last");
+        }
+    }
+
+    #[test]
+    fn the_originals_strategies_order_by_requests_or_by_coming() {
+        let first = |strategy| {
+            let (mut queue, now) = (Queue::<()>::new(100, strategy), Instant::now());
+            let later = |n: u64| now + std::time::Duration::from_secs(n);
+            queue.refresh(&key(0), stale(now)).unwrap();
+            for _ in 0..9 {
+                queue.refresh(&key(1), stale(later(2))).unwrap();
+            }
+            for _ in 0..5 {
+                queue.refresh(&key(2), stale(later(1))).unwrap();
+            }
+            taken(&mut queue, 1, later(3))
+        };
+        assert_eq!(first(Order::FirstRequested), [key(0)]);
+        assert_eq!(first(Order::MostRequested), [key(1)]);
+        assert_eq!(first(Order::FirstRequestedGteAvg), [key(2)]);
     }
 
     #[test]
     fn a_key_with_two_places_in_line_is_taken_once() {
-        let mut queue = Queue::new(10);
-        let now = Instant::now();
-        queue.refresh(&key(1), None).unwrap();
-        queue.ask(&key(1), Want::Any, ()).unwrap();
-        queue.take(now, |_| 9);
-        queue.refresh(&key(1), None).unwrap();
+        let (mut queue, now) = (Queue::new(10, Order::Worth), Instant::now());
+        queue.refresh(&key(1), stale(now)).unwrap();
+        queue.ask(&key(1), Want::Any, (), now).unwrap();
+        taken(&mut queue, 9, now);
+        queue.refresh(&key(1), stale(now)).unwrap();
         queue.finish(&key(1));
-        assert_eq!(queue.take(now, |_| 9), [key(1)]);
+        assert_eq!(taken(&mut queue, 9, now), [key(1)]);
+        assert_eq!(taken(&mut queue, 9, now), []);
     }
 
     #[test]
     fn a_full_queue_says_so() {
-        let mut queue = Queue::new(1);
-        queue.ask(&key(0), Want::Any, ()).unwrap();
-        assert_eq!(queue.ask(&key(1), Want::Any, ()), Err(()));
-        assert_eq!(queue.refresh(&key(1), None), Err(Full));
+        let (mut queue, now) = (Queue::new(1, Order::Worth), Instant::now());
+        queue.ask(&key(0), Want::Any, (), now).unwrap();
+        assert_eq!(queue.ask(&key(1), Want::Any, (), now), Err(()));
+        assert_eq!(queue.refresh(&key(1), stale(now)), Err(Full));
     }
 
     #[test]
     fn a_delayed_key_waits_for_its_time() {
-        let mut queue: Queue<()> = Queue::new(9);
-        let now = Instant::now();
+        let (mut queue, now) = (Queue::<()>::new(9, Order::Worth), Instant::now());
         let later = now + std::time::Duration::from_secs(1);
-        queue.refresh(&key(0), Some(later)).unwrap();
-        assert!(queue.take(now, |_| 9).is_empty());
-        assert_eq!(queue.take(later, |_| 9), [key(0)]);
+        queue.refresh(&key(0), Stale { not_before: Some(later), ..stale(now) }).unwrap();
+        assert!(taken(&mut queue, 9, now).is_empty());
+        assert_eq!(taken(&mut queue, 9, later), [key(0)]);
+    }
+
+    #[test]
+    fn a_long_queue_is_taken_in_time_of_its_length() {
+        let (mut queue, now) = (Queue::<()>::new(200_000, Order::Worth), Instant::now());
+        for n in 0..100_000u32 {
+            let key = Key::new("p", [n.to_string().as_str()]);
+            queue.refresh(&key, Stale { since: now, rate: n as f32, not_before: None }).unwrap();
+        }
+        let mut all = 0;
+        loop {
+            let keys = taken(&mut queue, 200, now);
+            if keys.is_empty() {
+                break;
+            }
+            all += keys.len();
+        }
+        assert_eq!(all, 100_000);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     change::{Position, SourceTime},
     entry::{Entry, Lease, Meta, Stamp},
     key::Key,
-    observe::{Event, Point},
+    observe::{Counter, Event, Point},
     product::{Product, Slot},
     stage::Stage,
     store::Track,
@@ -21,6 +21,7 @@ use crate::{
 
 use super::{
     Error, Fresh, Handle, Ran, Run, RunError,
+    budget::Ticket,
     handle::Waiter,
     ledger::{Computed, Verdict},
     queue::Want,
@@ -31,12 +32,20 @@ use super::{
 struct Costs(Mutex<HashMap<String, Duration>>);
 
 impl Costs {
-    fn batch(&self, product: &str, handle: &Handle) -> usize {
-        let config = &handle.shared.config;
+    fn each(&self, product: &str) -> Option<Duration> {
         let costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(cost) = costs.get(product) else { return config.batch_keys.min(8) };
+        costs.get(product).copied()
+    }
+
+    /// How many keys one statement should have, and how long it will take.
+    fn batch(&self, product: &str, handle: &Handle) -> (usize, Duration) {
+        let config = &handle.shared.config;
+        let Some(cost) = self.each(product) else {
+            return (config.batch_keys.min(FIRST_BATCH), config.batch_time);
+        };
         let fitting = config.batch_time.as_nanos() / cost.as_nanos().max(1);
-        usize::try_from(fitting).unwrap_or(usize::MAX).clamp(1, config.batch_keys)
+        let keys = usize::try_from(fitting).unwrap_or(usize::MAX).clamp(1, config.batch_keys);
+        (keys, cost * u32::try_from(keys).unwrap_or(u32::MAX))
     }
 
     fn learn(&self, product: &str, keys: usize, took: Duration) {
@@ -48,6 +57,17 @@ impl Costs {
             .and_modify(|cost| *cost = (*cost + each) / 2)
             .or_insert(each);
     }
+}
+
+/// Keys of a product whose cost is not known yet.
+const FIRST_BATCH: usize = 8;
+
+/// What a worker does next.
+enum Next {
+    /// Computes these keys of one product.
+    Batch(Vec<Key>, Ticket),
+    /// Waits until it is asked, at most until then.
+    Wait(Option<Instant>),
 }
 
 /// Computes what is queued on `connections` workers until told to stop.
@@ -82,30 +102,53 @@ impl Worker {
     async fn run(self, shutdown: CancellationToken) {
         loop {
             let asked = self.handle.shared.asked.notified();
-            let (keys, due) = {
-                let mut queue = self.handle.queue();
-                let keys =
-                    queue.take(Instant::now(), |product| self.costs.batch(product, &self.handle));
-                (keys, queue.due())
-            };
-            if keys.is_empty() {
-                let later = async {
-                    match due {
-                        Some(due) => tokio::time::sleep_until(due.into()).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    () = asked => {}
-                    () = later => {}
-                    () = shutdown.cancelled() => return,
+            match self.next() {
+                Next::Batch(keys, ticket) => {
+                    // One wake-up may stand for many keys: another worker looks while this one is busy.
+                    self.handle.shared.asked.notify_one();
+                    self.batch(keys).await;
+                    self.handle.budget().end(&ticket, Instant::now());
+                    // What had to wait for the budget may go now.
+                    self.handle.shared.asked.notify_one();
                 }
-            } else {
-                // One wake-up may stand for many keys: another worker looks while this one is busy.
-                self.handle.shared.asked.notify_one();
-                self.batch(keys).await;
+                Next::Wait(until) => {
+                    let later = async {
+                        match until {
+                            Some(until) => tokio::time::sleep_until(until.into()).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = asked => {}
+                        () = later => {}
+                        () = shutdown.cancelled() => return,
+                    }
+                }
             }
         }
+    }
+
+    /// The worthiest product for which the budget has room.
+    fn next(&self) -> Next {
+        let now = Instant::now();
+        let mut queue = self.handle.queue();
+        let mut wait = queue.due();
+        for candidate in queue.candidates(now) {
+            let (most, estimate) = self.costs.batch(&candidate.product, &self.handle);
+            let mut budget = self.handle.budget();
+            match budget.may(&candidate.product, estimate, now) {
+                Ok(()) => {
+                    let keys = queue.take(&candidate, most, now);
+                    let ticket = budget.begin(&candidate.product, estimate, now);
+                    return Next::Batch(keys, ticket);
+                }
+                Err(later) => {
+                    self.handle.shared.observer.count(Counter::OverBudget, 1);
+                    wait = Some(wait.map_or(later, |wait| wait.min(later)));
+                }
+            }
+        }
+        Next::Wait(wait)
     }
 
     /// Computes these keys of one product and answers who waits.
@@ -302,7 +345,7 @@ impl Worker {
         let waiters: Vec<Waiter> =
             queue.finish(key).into_iter().filter(|waiter| !waiter.is_closed()).collect();
         for waiter in waiters {
-            if let Err(waiter) = queue.ask(key, Want::New, waiter) {
+            if let Err(waiter) = queue.ask(key, Want::New, waiter, Instant::now()) {
                 // A reader that has gone needs no answer.
                 drop(waiter.send(Err(Error::Overloaded)));
             }

@@ -75,14 +75,15 @@ impl World {
     pub(crate) fn ask(&mut self, key: usize, want: u8) -> bool {
         let key = self.keys[key].clone();
         let Some(process) = &mut self.process else { return false };
-        process.ledger.read(&key);
+        process.ledger.read(&key, 0);
         let past = process.jobs.iter().filter(|job| job.key == key).map(|job| job.number).max();
         let want = match want {
             0 => Want::Any,
             1 => Want::AtLeast(process.progress.as_of()),
             _ => Want::New,
         };
-        process.queue.ask(&key, want, Waiter { want, past: past.unwrap_or(0) }).is_ok()
+        let waiter = Waiter { want, past: past.unwrap_or(0) };
+        process.queue.ask(&key, want, waiter, *SENT).is_ok()
     }
 
     /// R4: the next key enters the ledger, then `as_of` is V.
@@ -92,7 +93,9 @@ impl World {
         if process.jobs.len() >= 4 {
             return false;
         }
-        let Some(key) = process.queue.take(*SENT, |_| 1).pop() else {
+        let candidates = process.queue.candidates(*SENT);
+        let first = candidates.first().map(|first| process.queue.take(first, 1, *SENT));
+        let Some(key) = first.and_then(|mut keys| keys.pop()) else {
             return false;
         };
         let cached = process.ledger.is_cached(key.product(), process.progress.visible);
@@ -224,7 +227,7 @@ impl World {
                 process.jobs.remove(at);
                 for waiter in process.queue.finish(&job.key) {
                     let again = Waiter { want: Want::New, past: waiter.past };
-                    drop(process.queue.ask(&job.key, Want::New, again));
+                    drop(process.queue.ask(&job.key, Want::New, again, *SENT));
                 }
             }
         }

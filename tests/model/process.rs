@@ -17,7 +17,7 @@ use kck::{
     progress::{Certificate, Progress},
     recompute::{
         ledger::{Ledger, Terms},
-        queue::Queue,
+        queue::{Order, Queue},
     },
     resume::{broken, joins},
     store::{
@@ -142,7 +142,7 @@ impl World {
             definition,
             matched: listed.matched,
             ledger,
-            queue: Queue::new(100),
+            queue: Queue::new(100, Order::Worth),
             pending: Pending::new(Lsn(0), &[], KEYS_MOST),
             positions: Positions::new(Lsn(0)),
             firm: Firm::default(),

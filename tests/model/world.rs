@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kck::{change::Lsn, entry::Stamp, key::Key};
+use kck::{change::Lsn, entry::Stamp, key::Key, recompute::queue::Stale};
 
 use super::{
     cells::{Store, Write},
@@ -268,7 +268,8 @@ impl World {
     fn refresh(&mut self) {
         let Some(process) = &mut self.process else { return };
         for key in &self.keys {
-            assert!(process.queue.refresh(key, None).is_ok(), "there is room");
+            let stale = Stale { since: *super::process::SENT, rate: 1.0, not_before: None };
+            assert!(process.queue.refresh(key, stale).is_ok(), "there is room");
         }
     }
 

@@ -48,6 +48,9 @@ fn gauges(context: &Context) -> String {
     gauge("kck_queued_keys", "Keys that wait to be computed.", "", &counts.queued);
     gauge("kck_running_keys", "Keys that are being computed.", "", &counts.running);
     gauge("kck_waiting_readers", "Readers that wait for a computation.", "", &counts.waiters);
+    let used = context.recompute.budget_used();
+    let help = "Of what may be spent at the source in ten seconds, the part that was.";
+    gauge("kck_budget_used_ratio", help, "", &used);
     let near = context.near.usage();
     gauge("kck_near_bytes", "Answer bytes kept in memory.", "", &near.bytes);
     gauge(
