@@ -585,13 +585,13 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
             keys_per_request: config.keys_per_request,
             body_bytes: BODY_BYTES,
             connections: config.http_connections,
-            connections_per_address: config.connections_per_address,
             stale_if_error: config.stale_if_error,
         },
         gate,
         login,
         misses: Arc::new(Budget::new(config.misses)),
         subscriptions: Places::new(config.subscriptions),
+        connections: Places::new(config.connections_per_address),
     }
 }
 

@@ -78,7 +78,7 @@ pub async fn serve(
     settings: Settings,
     shutdown: CancellationToken,
 ) {
-    let places = Room::new(context.limits.connections, context.limits.connections_per_address);
+    let places = Room::new(context.limits.connections, Arc::clone(&context.connections));
     let keep = settings.tls.clone().map(|tls| tls.keep(context.observer.clone()));
     let context = Arc::new(context);
     let routes = super::routes(&context, &shutdown);
@@ -104,7 +104,7 @@ pub async fn serve(
 pub async fn starting(listener: &TcpListener, settings: &Settings, shutdown: &CancellationToken) {
     let routes = TowerToHyperService::new(warp::service(super::starting::routes()));
     let door = Arc::new(Door::new(routes, None, settings));
-    let room = Room::new(STARTING_CONNECTIONS, STARTING_CONNECTIONS);
+    let room = Room::new(STARTING_CONNECTIONS, Places::new(STARTING_CONNECTIONS));
     take(listener, door, room, settings, shutdown).await;
 }
 
@@ -115,9 +115,9 @@ struct Room {
 }
 
 impl Room {
-    fn new(all: usize, each: usize) -> Self {
+    fn new(all: usize, by_address: Arc<Places<IpAddr>>) -> Self {
         let all = Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS)));
-        Self { all, by_address: Places::new(each) }
+        Self { all, by_address }
     }
 }
 
