@@ -55,7 +55,8 @@ async fn sent(kck: &Kck, head: &str, body: &str) -> Answer {
 /// curl, as the original's README has it; Python's requests; Tornado's own client; a browser's form.
 const CURL: &str = "Host: {host}\nUser-Agent: curl/7.88.1\nAccept: */*";
 const REQUESTS: &str = "Host: {host}\nUser-Agent: python-requests/2.31.0\nAccept-Encoding: gzip, deflate\nAccept: */*\nConnection: keep-alive";
-const TORNADO: &str = "Connection: close\nHost: {host}\nUser-Agent: Tornado/4.0\nAccept-Encoding: gzip";
+const TORNADO: &str =
+    "Connection: close\nHost: {host}\nUser-Agent: Tornado/4.0\nAccept-Encoding: gzip";
 const FORM: &str = "Content-Length: {length}\nContent-Type: application/x-www-form-urlencoded";
 
 async fn served(name: &str, auth: bool) -> (Database, Project) {
@@ -101,12 +102,17 @@ fn the_originals_reads_are_answered() {
             assert!(body["version"].is_i64() && body.get("tbl").is_none(), "{body}");
             assert!((3500..=3600).contains(&body["ttl"].as_i64().unwrap()), "{body}");
             let modified = body["modified"].as_str().unwrap();
-            assert!(modified.len() == 27 && &modified[10..11] == "T" && modified.ends_with('Z'), "{modified}");
+            assert!(
+                modified.len() == 27 && &modified[10..11] == "T" && modified.ends_with('Z'),
+                "{modified}"
+            );
             assert_eq!(answer.header("content-type"), Some("application/json"));
         }
         let tag = sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{CURL}"), "").await;
         let tag = tag.header("etag").unwrap().to_owned();
-        let again = sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{CURL}\nIf-None-Match: {tag}"), "").await;
+        let again =
+            sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{CURL}\nIf-None-Match: {tag}"), "")
+                .await;
         assert_eq!((again.status, again.body), (304, Value::Null));
         let old = sent(&kck, "GET /fetch/simple1/1 HTTP/1.0\nHost: {host}", "").await;
         assert_eq!(old.status, 200);
@@ -128,7 +134,11 @@ fn the_originals_reads_are_answered() {
         ] {
             let answer = sent(&kck, &format!("GET {path} HTTP/1.1\n{REQUESTS}"), "").await;
             let error = &answer.body["error"];
-            assert_eq!((answer.status, &error["name"], &error["args"]), (status, &json!(name), &args), "{path}");
+            assert_eq!(
+                (answer.status, &error["name"], &error["args"]),
+                (status, &json!(name), &args),
+                "{path}"
+            );
             assert_eq!(answer.body["success"], json!(false));
             assert!(error.get("traceback").is_none() && error["message"].is_string(), "{error}");
         }
@@ -147,24 +157,71 @@ fn the_originals_writes_are_taken() {
         let (database, project) = served("original_update", false).await;
         let kck = project.start().await;
         for (line, head, body, rows) in [
-            ("PUT /update/simple_updater1/1", format!("{CURL}\n{FORM}"), "id=1&testcol1=changed", 1),
-            ("PUT /update/simple_updater1", format!("{CURL}\n{FORM}"), "id=1&testcol1=changed+again", 1),
-            ("POST /update/simple_updater1/1", format!("{REQUESTS}\n{FORM}"), "testcol1=by+0.5.9&id=1", 1),
+            (
+                "PUT /update/simple_updater1/1",
+                format!("{CURL}\n{FORM}"),
+                "id=1&testcol1=changed",
+                1,
+            ),
+            (
+                "PUT /update/simple_updater1",
+                format!("{CURL}\n{FORM}"),
+                "id=1&testcol1=changed+again",
+                1,
+            ),
+            (
+                "POST /update/simple_updater1/1",
+                format!("{REQUESTS}\n{FORM}"),
+                "testcol1=by+0.5.9&id=1",
+                1,
+            ),
             ("POST /create/simple_creator1", format!("{REQUESTS}\n{FORM}"), "testcol1=name3", 1),
-            ("PUT /create/simple_creator1", format!("{REQUESTS}\n{FORM}; charset=UTF-8"), "testcol1=na%C3%AFf", 1),
+            (
+                "PUT /create/simple_creator1",
+                format!("{REQUESTS}\n{FORM}; charset=UTF-8"),
+                "testcol1=na%C3%AFf",
+                1,
+            ),
             // Tornado's client says no type where it is given a body as it is.
-            ("PUT /update/simple_updater1/2", format!("{TORNADO}\nContent-Length: {{length}}"), "id=2&testcol1=two", 1),
-            ("POST /create/simple_creator1", format!("{CURL}\nContent-Length: {{length}}\nContent-Type: text/plain"), "testcol1=plain", 1),
-            ("POST /create/simple_creator1", format!("{CURL}\nContent-Length: {{length}}\nExpect: 100-continue\nContent-Type: application/x-www-form-urlencoded"), "testcol1=expected", 1),
+            (
+                "PUT /update/simple_updater1/2",
+                format!("{TORNADO}\nContent-Length: {{length}}"),
+                "id=2&testcol1=two",
+                1,
+            ),
+            (
+                "POST /create/simple_creator1",
+                format!("{CURL}\nContent-Length: {{length}}\nContent-Type: text/plain"),
+                "testcol1=plain",
+                1,
+            ),
+            (
+                "POST /create/simple_creator1",
+                format!(
+                    "{CURL}\nContent-Length: {{length}}\nExpect: 100-continue\nContent-Type: application/x-www-form-urlencoded"
+                ),
+                "testcol1=expected",
+                1,
+            ),
             // A row that is not there is success, and a field that nobody asked for is no fault.
-            ("PUT /update/simple_updater1/999", format!("{CURL}\n{FORM}"), "id=999&testcol1=x&unknown=1", 0),
+            (
+                "PUT /update/simple_updater1/999",
+                format!("{CURL}\n{FORM}"),
+                "id=999&testcol1=x&unknown=1",
+                0,
+            ),
         ] {
             let mut answer = sent(&kck, &format!("{line} HTTP/1.1\n{head}"), body).await;
             if answer.status == 100 {
                 answer.status = 200;
                 continue;
             }
-            assert_eq!((answer.status, &answer.body["success"]), (200, &json!(true)), "{line}: {}", answer.body);
+            assert_eq!(
+                (answer.status, &answer.body["success"]),
+                (200, &json!(true)),
+                "{line}: {}",
+                answer.body
+            );
             assert_eq!(answer.body["rows"], json!(rows), "{line}");
             assert!(answer.body["lsn"].is_string());
         }
@@ -174,14 +231,36 @@ fn the_originals_writes_are_taken() {
             // KeyError
             ("PUT /update/nothing/1", "a=b", 404, "unknown_update", json!(["nothing"])),
             // StatementError
-            ("PUT /update/simple_updater1", "id=1", 400, "parameter_count", json!(["simple_updater1", "testcol1"])),
+            (
+                "PUT /update/simple_updater1",
+                "id=1",
+                400,
+                "parameter_count",
+                json!(["simple_updater1", "testcol1"]),
+            ),
             // DataError
-            ("PUT /update/simple_updater1", "id=x&testcol1=y", 400, "bad_parameter", json!(["id", "integer", "x"])),
-            ("PUT /update/simple_updater1", "id=1&id=2&testcol1=y", 400, "bad_request", json!(["id"])),
+            (
+                "PUT /update/simple_updater1",
+                "id=x&testcol1=y",
+                400,
+                "bad_parameter",
+                json!(["id", "integer", "x"]),
+            ),
+            (
+                "PUT /update/simple_updater1",
+                "id=1&id=2&testcol1=y",
+                400,
+                "bad_request",
+                json!(["id"]),
+            ),
         ] {
             let answer = sent(&kck, &format!("{line} HTTP/1.1\n{CURL}\n{FORM}"), body).await;
             let error = &answer.body["error"];
-            assert_eq!((answer.status, &error["name"], &error["args"]), (status, &json!(name), &args), "{line} {body}");
+            assert_eq!(
+                (answer.status, &error["name"], &error["args"]),
+                (status, &json!(name), &args),
+                "{line} {body}"
+            );
         }
         kck.stop().await;
     });
@@ -197,16 +276,30 @@ fn the_originals_logins_give_tokens_that_open() {
         let missing = sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{CURL}"), "").await;
         assert_eq!((missing.status, &missing.body["error"]["name"]), (401, &json!("unauthorized")));
         for email in ["joe@example.com", "joe%40example.com"] {
-            let answer = sent(&kck, &format!("POST /login/{email} HTTP/1.1\n{REQUESTS}\n{FORM}"), "password=pencil").await;
-            assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+            let answer = sent(
+                &kck,
+                &format!("POST /login/{email} HTTP/1.1\n{REQUESTS}\n{FORM}"),
+                "password=pencil",
+            )
+            .await;
+            assert_eq!(
+                (answer.status, answer.header("content-type")),
+                (200, Some("application/json"))
+            );
             let token = answer.body["auth_token"].as_str().unwrap().to_owned();
             for authorization in [token.clone(), format!("Bearer {token}")] {
                 let own = format!("{REQUESTS}\nAuthorization: {authorization}");
                 let read = sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{own}"), "").await;
                 assert_eq!((read.status, &read.body["value"]), (200, &json!([["name1"]])));
-                let write = sent(&kck, &format!("PUT /update/simple_updater1/1 HTTP/1.1\n{own}\n{FORM}"), "id=1&testcol1=name1").await;
+                let write = sent(
+                    &kck,
+                    &format!("PUT /update/simple_updater1/1 HTTP/1.1\n{own}\n{FORM}"),
+                    "id=1&testcol1=name1",
+                )
+                .await;
                 assert_eq!(write.status, 200);
-                let left = sent(&kck, &format!("GET /logout/joe@example.com HTTP/1.1\n{own}"), "").await;
+                let left =
+                    sent(&kck, &format!("GET /logout/joe@example.com HTTP/1.1\n{own}"), "").await;
                 assert_eq!((left.status, &left.body["success"]), (200, &json!(true)));
             }
         }
@@ -219,7 +312,9 @@ fn the_originals_logins_give_tokens_that_open() {
             assert_eq!(answer.status, status, "{line} {body}");
             assert!(!answer.body.to_string().contains("pencil"));
         }
-        let wrong = sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{CURL}\nAuthorization: x.y.z"), "").await;
+        let wrong =
+            sent(&kck, &format!("GET /fetch/simple1/1 HTTP/1.1\n{CURL}\nAuthorization: x.y.z"), "")
+                .await;
         assert_eq!((wrong.status, &wrong.body), (401, &missing.body));
         kck.stop().await;
     });

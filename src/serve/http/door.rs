@@ -6,7 +6,7 @@ use std::{convert::Infallible, net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt;
 use hyper::{body::Incoming, service::Service};
 use warp::{
-    http::{HeaderValue, Method, Request, Version, header},
+    http::{HeaderValue, Method, Request, Version, header, uri::Authority},
     reply::Response,
 };
 
@@ -30,6 +30,7 @@ pub(super) struct Door<S> {
     /// None while kck starts.
     context: Option<Arc<Context>>,
     origins: Origins,
+    only_here: bool,
 }
 
 /// Who sends a request, and what its head says of the answer.
@@ -64,7 +65,8 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     pub(super) fn new(routes: S, context: Option<Arc<Context>>, settings: &Settings) -> Self {
-        Self { routes, context, origins: settings.origins.clone() }
+        let (origins, only_here) = (settings.origins.clone(), settings.only_here);
+        Self { routes, context, origins, only_here }
     }
 
     /// Somebody at this address.
@@ -75,7 +77,8 @@ where
     /// Answers a request.
     pub(super) async fn answer(&self, visitor: &Visitor, request: Request<Incoming>) -> Response {
         let from = self.origins.of(&request);
-        if let Some(answered) = from.preflight(&request) {
+        if let Some(mut answered) = from.preflight(&request) {
+            answered.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
             return answered;
         }
         let acts = !matches!(*request.method(), Method::GET | Method::HEAD)
@@ -96,6 +99,26 @@ where
         response
     }
 
+    /// One Host, and a sound one (RFC 9112, 3.2); where kck is open because it is only here, a name of here: a page can
+    /// have its own name bound to this machine's address, and would then be kck's own page.
+    fn check_host<B>(&self, request: &Request<B>) -> Result<(), Problem> {
+        let refuse = |fact: &'static str| Err(Problem::bad_request("host", fact, "send one Host"));
+        if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+            return refuse("more than one Host in the head");
+        }
+        match origin::host(request.headers(), request.uri()) {
+            None if request.version() == Version::HTTP_11 => refuse("no Host in the head"),
+            None | Some("") => Ok(()),
+            Some(host) if host.contains('@') || host.parse::<Authority>().is_err() => {
+                refuse("the Host in the head is none")
+            }
+            Some(host) if self.only_here && !origin::is_here(host) && !self.origins.names(host) => {
+                Err(Problem::foreign_host())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Asks the routes, save for what they cannot take: warp panics where a request has no path (CONNECT).
     async fn route(
         &self,
@@ -105,11 +128,7 @@ where
         if request.uri().path_and_query().is_none() {
             return Err(Problem::not_found(""));
         }
-        let named = request.version() != Version::HTTP_11
-            || origin::host(request.headers(), request.uri()).is_some();
-        if !named {
-            return Err(Problem::bad_request("host", "no Host in the head", "send one"));
-        }
+        self.check_host(&request)?;
         let mut who = Arc::clone(&visitor.who);
         if let Some(context) = &self.context {
             permission::check(context, &mut who, &request).await?;
@@ -130,6 +149,13 @@ where
 }
 
 impl Problem {
+    /// The request was sent to a name that is not this machine's.
+    fn foreign_host() -> Self {
+        let hint = "ask for localhost or an address, or name the site in http.cors_origins; \
+                    http.allow_open takes every name";
+        Self::new(Kind::Forbidden, "kck is not served under this name", hint)
+    }
+
     /// A page of another site would change something.
     fn foreign_page() -> Self {
         let hint = "name the page's origin in http.cors_origins";

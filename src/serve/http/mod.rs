@@ -56,6 +56,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// The sites whose pages may ask.
     pub origins: Origins,
+    /// Open because it is only here: whoever asks for a name of elsewhere is refused.
+    pub only_here: bool,
 }
 
 /// Every route's path, with the methods that it takes; empty for those that are not built yet.

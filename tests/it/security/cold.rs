@@ -34,22 +34,33 @@ fn s31_who_enumerates_cold_keys_has_to_wait() {
                 429 => {
                     refused += 1;
                     let text = text.to_lowercase();
-                    assert!(text.contains("retry-after: ") && text.contains("too_many_requests"), "{text}");
+                    assert!(
+                        text.contains("retry-after: ") && text.contains("too_many_requests"),
+                        "{text}"
+                    );
                 }
                 _ => panic!("{text}"),
             }
         }
-        assert_eq!(asked(&kck.address, 2, "/fetch/sum_of/5000").await.0, 200, "another has a share of its own");
+        assert_eq!(
+            asked(&kck.address, 2, "/fetch/sum_of/5000").await.0,
+            200,
+            "another has a share of its own"
+        );
         // What is kept is free, also for who has no share left.
         assert_eq!(asked(&kck.address, 1, "/fetch/sum_of/0").await.0, 200);
         // A list, a stream and a demand are no way around.
-        let (_, list) = asked(&kck.address, 1, "/fetch?key=sum_of/9001&key=sum_of/9002&key=sum_of/9003").await;
+        let (_, list) =
+            asked(&kck.address, 1, "/fetch?key=sum_of/9001&key=sum_of/9002&key=sum_of/9003").await;
         assert!(list.contains("too_many_requests"), "{list}");
         let share = 100 + 10 * began.elapsed().as_secs() + 10;
         let computed = kck.counted(Counter::Computed) - before;
         assert!(computed <= share + 10, "{computed} of {share}");
         assert!(answered >= 100 && refused >= 100, "{answered} answered, {refused} refused");
-        eprintln!("s31: {answered} answered, {refused} refused, {computed} computed, in {:?}", began.elapsed());
+        eprintln!(
+            "s31: {answered} answered, {refused} refused, {computed} computed, in {:?}",
+            began.elapsed()
+        );
         kck.stop().await;
     });
 }
@@ -69,8 +80,14 @@ fn s31_who_makes_the_source_judge_texts_has_to_wait() {
             )
             .await;
         let mut project = Project::new(&database, Store::Embedded).await;
-        project.product("by_mood", "/* kck\nparams = { mood = \"mood\" }\n*/\nselect id from moods where mood = :mood");
-        project.product("by_tags", "/* kck\nparams = { tags = \"text[]\" }\n*/\nselect id from moods where tags = :tags");
+        project.product(
+            "by_mood",
+            "/* kck\nparams = { mood = \"mood\" }\n*/\nselect id from moods where mood = :mood",
+        );
+        project.product(
+            "by_tags",
+            "/* kck\nparams = { tags = \"text[]\" }\n*/\nselect id from moods where tags = :tags",
+        );
         project.settings += "[limits]\nmisses = 10\n";
         let kck = project.start().await;
         let (mut wrong, mut waits) = (0, 0);

@@ -59,7 +59,8 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
 
 /// The head of a request.
 pub(super) fn head(method: &str, path: &str) -> Vec<u8> {
-    let fields = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")];
+    let fields =
+        [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")];
     fields.iter().flat_map(|(name, value)| literal(name, value)).collect()
 }
 
@@ -76,7 +77,8 @@ impl Http2 {
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
             .collect();
-        let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &payload)].concat();
+        let hello =
+            [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &payload)].concat();
         stream.write_all(&hello).await.unwrap();
         Self { stream }
     }
@@ -96,10 +98,13 @@ impl Http2 {
     async fn said(self) -> Said {
         let (mut reader, _writer) = self.stream.into_split();
         let mut said = Said::default();
-        while let Ok(Some((kind, _, payload))) = timeout(Duration::from_secs(1), next(&mut reader)).await {
+        while let Ok(Some((kind, _, payload))) =
+            timeout(Duration::from_secs(1), next(&mut reader)).await
+        {
             said.kinds.push(kind);
             if kind == GOAWAY {
-                said.away = payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
+                said.away =
+                    payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
             }
             if kind == HEADERS {
                 said.heads.push(payload);
@@ -150,7 +155,11 @@ fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
         let mut sound = Http2::open(&kck.address, &[]).await;
         sound.stream.write_all(&asks(1, "/fetch/sum_of/1")).await.unwrap();
         let said = sound.said().await;
-        assert_eq!((said.heads[0][0], said.count(DATA)), (0x88, 1), "status 200 of the static table: {said:?}");
+        assert_eq!(
+            (said.heads[0][0], said.count(DATA)),
+            (0x88, 1),
+            "status 200 of the static table: {said:?}"
+        );
         let (before, _) = kck.memory();
 
         // Rapid reset: CVE-2023-44487.
@@ -158,7 +167,11 @@ fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
         let mut stream = 1;
         let mut resets = 0;
         while stream < 20_000 {
-            let bytes = [asks(stream, "/fetch/sum_of/1"), frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat();
+            let bytes = [
+                asks(stream, "/fetch/sum_of/1"),
+                frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()),
+            ]
+            .concat();
             if rapid.flood(&bytes, 1).await == 0 {
                 break;
             }
@@ -169,10 +182,17 @@ fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
 
         // More streams than may be: refused, not queued.
         let mut many = Http2::open(&kck.address, &[]).await;
-        let opened: Vec<u8> = (0..2000).flat_map(|n| frame(HEADERS, END_HEADERS, 2 * n + 1, &head("POST", "/fetch"))).collect();
+        let opened: Vec<u8> = (0..2000)
+            .flat_map(|n| frame(HEADERS, END_HEADERS, 2 * n + 1, &head("POST", "/fetch")))
+            .collect();
         many.flood(&opened, 1).await;
         let said = many.said().await;
-        assert!(said.count(RST_STREAM) > 1000 || said.away.is_some(), "{:?} {}", said.away, said.count(RST_STREAM));
+        assert!(
+            said.count(RST_STREAM) > 1000 || said.away.is_some(),
+            "{:?} {}",
+            said.away,
+            said.count(RST_STREAM)
+        );
 
         for (what, bytes, times) in [
             ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]), 200_000),
@@ -190,17 +210,26 @@ fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
             let chunk = bytes.repeat(100);
             let sent = flood.flood(&chunk, times / 100).await;
             let said = flood.said().await;
-            eprintln!("{what}: {sent} bytes taken, GOAWAY {:?}, {} frames back", said.away, said.kinds.len());
+            eprintln!(
+                "{what}: {sent} bytes taken, GOAWAY {:?}, {} frames back",
+                said.away,
+                said.kinds.len()
+            );
         }
 
         // A head without end: CVE-2024-27316.
         let mut endless = Http2::open(&kck.address, &[]).await;
         endless.flood(&frame(HEADERS, END_STREAM, 1, &head("GET", "/fetch/sum_of/1")), 1).await;
-        let part: Vec<u8> = (0..100).flat_map(|n| literal(&format!("x-{n}"), &"y".repeat(100))).collect();
+        let part: Vec<u8> =
+            (0..100).flat_map(|n| literal(&format!("x-{n}"), &"y".repeat(100))).collect();
         let sent = endless.flood(&frame(CONTINUATION, 0, 1, &part), 10_000).await;
         let said = endless.said().await;
         eprintln!("continuations: {sent} bytes taken, GOAWAY {:?}", said.away);
-        assert!(sent < 50_000_000 && (said.away.is_some() || said.kinds.is_empty() || said.count(RST_STREAM) > 0), "{said:?}");
+        assert!(
+            sent < 50_000_000
+                && (said.away.is_some() || said.kinds.is_empty() || said.count(RST_STREAM) > 0),
+            "{said:?}"
+        );
 
         let large = literal("x", &"y".repeat(16_000));
         let mut list = Http2::open(&kck.address, &[]).await;
@@ -210,16 +239,29 @@ fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
         }
         list.flood(&bytes, 1).await;
         let said = list.said().await;
-        let refused = said.heads.first().is_some_and(|head| head.windows(3).any(|digits| digits == b"431"));
-        assert!(refused || said.count(RST_STREAM) > 0 || said.away.is_some() || !said.heads.iter().any(|head| head[0] == 0x88), "{said:?}");
+        let refused =
+            said.heads.first().is_some_and(|head| head.windows(3).any(|digits| digits == b"431"));
+        assert!(
+            refused
+                || said.count(RST_STREAM) > 0
+                || said.away.is_some()
+                || !said.heads.iter().any(|head| head[0] == 0x88),
+            "{said:?}"
+        );
 
         for (what, bytes) in [
-            ("a frame of 16 MB", [&[0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1][..], &[0; 70_000]].concat()),
+            (
+                "a frame of 16 MB",
+                [&[0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1][..], &[0; 70_000]].concat(),
+            ),
             ("data of no stream", frame(DATA, 0, 0, b"x")),
             ("data of a stream that is not there", frame(DATA, 0, 99, b"x")),
             ("a stream of the server's", frame(HEADERS, END_HEADERS, 2, &head("GET", "/"))),
             ("a promise", frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])),
-            ("a window beyond numbers", frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffffu32.to_be_bytes()).repeat(2)),
+            (
+                "a window beyond numbers",
+                frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffffu32.to_be_bytes()).repeat(2),
+            ),
             ("a window of nothing", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
             ("a ping of seven bytes", frame(PING, 0, 0, &[0; 7])),
             ("settings of five bytes", frame(SETTINGS, 0, 0, &[0; 5])),
@@ -230,30 +272,49 @@ fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
             let mut broken = Http2::open(&kck.address, &[]).await;
             broken.flood(&bytes, 1).await;
             let said = broken.said().await;
-            assert!(said.away.is_some_and(|code| code != 0) || said.kinds.is_empty(), "{what}: {said:?}");
+            assert!(
+                said.away.is_some_and(|code| code != 0) || said.kinds.is_empty(),
+                "{what}: {said:?}"
+            );
         }
         // Heads that HTTP/2 forbids (RFC 9113, 8.2 and 8.3) reach no route.
-        let bare = |fields: &[(&str, &str)]| fields.iter().flat_map(|(name, value)| literal(name, value)).collect::<Vec<u8>>();
+        let bare = |fields: &[(&str, &str)]| {
+            fields.iter().flat_map(|(name, value)| literal(name, value)).collect::<Vec<u8>>()
+        };
         for (what, fields) in [
             ("large letters", [head("GET", "/fetch/sum_of/1"), literal("X-A", "b")].concat()),
-            ("an end of line", [head("GET", "/fetch/sum_of/1"), literal("x-a", "b\r\nc: d")].concat()),
+            (
+                "an end of line",
+                [head("GET", "/fetch/sum_of/1"), literal("x-a", "b\r\nc: d")].concat(),
+            ),
             ("no path", bare(&[(":method", "GET"), (":scheme", "http")])),
             ("an empty path", bare(&[(":method", "GET"), (":scheme", "http"), (":path", "")])),
             ("two paths", [head("GET", "/fetch/sum_of/1"), literal(":path", "/status")].concat()),
             ("a blank in a path", head("GET", "/fetch/sum_of/1 HTTP/1.1\r\nx: y")),
-            ("a connection header", [head("GET", "/fetch/sum_of/1"), literal("connection", "close")].concat()),
+            (
+                "a connection header",
+                [head("GET", "/fetch/sum_of/1"), literal("connection", "close")].concat(),
+            ),
             ("chunks", [head("POST", "/fetch"), literal("transfer-encoding", "chunked")].concat()),
             ("CONNECT", bare(&[(":method", "CONNECT"), (":authority", "x:1")])),
         ] {
             let mut odd = Http2::open(&kck.address, &[]).await;
             odd.flood(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields), 1).await;
             let said = odd.said().await;
-            assert!(!said.heads.iter().any(|head| head[0] == 0x88), "{what} is answered 200: {said:?}");
+            assert!(
+                !said.heads.iter().any(|head| head[0] == 0x88),
+                "{what} is answered 200: {said:?}"
+            );
         }
         bystander.stop("floods of HTTP/2 frames").await;
         all_gone(&kck.address, PATIENCE).await;
         let (after, most) = kck.memory();
-        eprintln!("memory: {} MB before, {} MB after, {} MB at most", before >> 20, after >> 20, most >> 20);
+        eprintln!(
+            "memory: {} MB before, {} MB after, {} MB at most",
+            before >> 20,
+            after >> 20,
+            most >> 20
+        );
         assert!(most < before + (200 << 20));
         kck.kill().await;
     });

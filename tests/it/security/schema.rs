@@ -6,8 +6,9 @@ use crate::support::{
     kck::{Project, Store},
     process::Process,
     programs::{PYTHON, packages},
-    run, setting,
+    run,
     servers::Database,
+    setting,
 };
 
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
@@ -55,9 +56,14 @@ fn the_document_and_the_server_agree() {
         project.settings += "[limits]\nwait = \"2s\"\n";
         for (n, (column, type_name)) in COLUMNS.iter().enumerate() {
             let result = ["rows", "arrays", "row", "value"][n % 4];
-            let header = format!("/* kck\nresult = \"{result}\"\nparams = {{ {column} = \"{type_name}\" }}\n*/\n");
+            let header = format!(
+                "/* kck\nresult = \"{result}\"\nparams = {{ {column} = \"{type_name}\" }}\n*/\n"
+            );
             let columns = if result == "value" { *column } else { "*" };
-            project.product(&format!("by_{column}"), &format!("{header}select {columns} from things where {column} = :{column}"));
+            project.product(
+                &format!("by_{column}"),
+                &format!("{header}select {columns} from things where {column} = :{column}"),
+            );
         }
         project.product(
             "between",
@@ -66,7 +72,8 @@ fn the_document_and_the_server_agree() {
         let updates = project.folder.0.join("updates");
         std::fs::create_dir_all(&updates).unwrap();
         for (column, type_name) in &COLUMNS[1..] {
-            let header = format!("/* kck\nparams = {{ {column} = \"{type_name}\", id = \"bigint\" }}\n*/\n");
+            let header =
+                format!("/* kck\nparams = {{ {column} = \"{type_name}\", id = \"bigint\" }}\n*/\n");
             let sql = format!("{header}update things set {column} = :{column} where id = :id");
             std::fs::write(updates.join(format!("set_{column}.sql")), sql).unwrap();
         }
@@ -77,19 +84,43 @@ fn the_document_and_the_server_agree() {
         let settings = project.folder.0.join("schemathesis.toml");
         std::fs::write(&settings, "[checks]\nnot_a_server_error.expected-statuses = [\"2xx\", \"3xx\", \"4xx\", 503, 504]\n").unwrap();
         let mut command = Command::new(PYTHON);
-        command.args(["-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file"]);
+        command.args([
+            "-c",
+            "from schemathesis.cli import schemathesis; schemathesis()",
+            "--config-file",
+        ]);
         command.arg(&settings).args(["run", &format!("http://{}/openapi.json", kck.address)]);
-        command.args(["--max-time", &seconds, "--workers", "2", "--request-timeout", "15", "--seed", "1", "--no-color"]);
-        command.args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--warnings", "off"]);
+        command.args([
+            "--max-time",
+            &seconds,
+            "--workers",
+            "2",
+            "--request-timeout",
+            "15",
+            "--seed",
+            "1",
+            "--no-color",
+        ]);
+        command.args([
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--continue-on-failure",
+            "--warnings",
+            "off",
+        ]);
         command.args(["--suppress-health-check", "all", "--exclude-path", "/subscribe"]);
         command.args([
             "--checks",
             "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance",
         ]);
-        command.env("PYTHONPATH", &folder).env("PYTHONDONTWRITEBYTECODE", "1").env("HYPOTHESIS_STORAGE_DIRECTORY", project.folder.0.join("hypothesis"));
+        command
+            .env("PYTHONPATH", &folder)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("HYPOTHESIS_STORAGE_DIRECTORY", project.folder.0.join("hypothesis"));
         command.current_dir(&project.folder.0).kill_on_drop(true);
         let output = command.output().await.unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         let at = text.char_indices().rev().nth(1500).map_or(0, |(at, _)| at);
         eprintln!("{}", &text[at..]);
         assert!(output.status.success(), "{text}");

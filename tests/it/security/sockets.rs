@@ -82,7 +82,10 @@ fn d3_misused_sockets_are_closed() {
         let path = "/subscribe/ws?key=sum_of/1";
         for (what, bytes) in [
             ("a frame over the limit", message(FINAL | TEXT, &[b'x'; 70_000], true)),
-            ("a frame said to be of exabytes", [&[FINAL | TEXT, 0xff, 0x7f][..], &[0xff; 7], &[0; 4]].concat()),
+            (
+                "a frame said to be of exabytes",
+                [&[FINAL | TEXT, 0xff, 0x7f][..], &[0xff; 7], &[0; 4]].concat(),
+            ),
             ("no mask", message(FINAL | TEXT, b"hello", false)),
             ("an unknown kind", message(FINAL | 3, b"", true)),
             ("reserved bits", message(FINAL | 0x70 | TEXT, b"", true)),
@@ -103,7 +106,9 @@ fn d3_misused_sockets_are_closed() {
         let mut socket = Socket::open(&kck.address, path, "").await;
         let mut sent = 0;
         let mut piece = message(TEXT, &[b'x'; 1000], true);
-        while timeout(PATIENCE, socket.stream.write_all(&piece)).await.unwrap().is_ok() && sent < 100_000 {
+        while timeout(PATIENCE, socket.stream.write_all(&piece)).await.unwrap().is_ok()
+            && sent < 100_000
+        {
             (sent, piece) = (sent + 1, message(0, &[b'x'; 1000], true));
         }
         assert!(sent < 100_000, "it ends");
@@ -111,7 +116,10 @@ fn d3_misused_sockets_are_closed() {
         let mut pings = Socket::open(&kck.address, path, "").await;
         let many = message(FINAL | PING, b"12345678", true).repeat(1000);
         for _ in 0..200 {
-            if !matches!(timeout(Duration::from_secs(2), pings.stream.write_all(&many)).await, Ok(Ok(()))) {
+            if !matches!(
+                timeout(Duration::from_secs(2), pings.stream.write_all(&many)).await,
+                Ok(Ok(()))
+            ) {
                 break;
             }
         }
@@ -119,7 +127,8 @@ fn d3_misused_sockets_are_closed() {
         drop(Socket::open(&kck.address, path, "").await);
 
         let ask = async |line: &str, more: &str| {
-            let text = opening(line, more).replace("Connection: Upgrade", "Connection: Upgrade, close");
+            let text =
+                opening(line, more).replace("Connection: Upgrade", "Connection: Upgrade, close");
             status(&exchange(&kck.address, text.as_bytes()).await)
         };
         for origin in ["http://evil.example", "null", "https://localhost.evil.example", "file://"] {
@@ -128,8 +137,13 @@ fn d3_misused_sockets_are_closed() {
         assert_eq!(ask("/subscribe/ws?key=nothing/1", "").await, 404);
         assert_eq!(ask("/subscribe/ws", "").await, 400);
         assert_eq!(ask("/fetch/sum_of/1", "").await, 200, "other routes upgrade nothing");
-        let old = opening(path, "").replace("Version: 13", "Version: 8").replace("Connection: Upgrade", "Connection: Upgrade, close");
-        assert!(matches!(status(&exchange(&kck.address, old.as_bytes()).await), 400 | 404 | 405 | 426));
+        let old = opening(path, "")
+            .replace("Version: 13", "Version: 8")
+            .replace("Connection: Upgrade", "Connection: Upgrade, close");
+        assert!(matches!(
+            status(&exchange(&kck.address, old.as_bytes()).await),
+            400 | 404 | 405 | 426
+        ));
         bystander.stop("misused sockets").await;
         all_gone(&kck.address, PATIENCE).await;
         kck.stop().await;
@@ -178,13 +192,17 @@ fn d3_readers_who_never_read_cost_little_and_others_are_told() {
         let (after, most) = kck.memory();
         eprintln!(
             "50 readers who read nothing, 200 changes of 200 kB in {:?}: {} MB before, {} MB after, {} MB at most",
-            began.elapsed(), before >> 20, after >> 20, most >> 20
+            began.elapsed(),
+            before >> 20,
+            after >> 20,
+            most >> 20
         );
         assert!(most < before + (150 << 20), "10 GB were written past them");
         drop(unread);
         drop(reader);
         all_gone(&kck.address, PATIENCE).await;
-        let text = String::from_utf8(exchange(&kck.address, &super::plain("/metrics")).await).unwrap();
+        let text =
+            String::from_utf8(exchange(&kck.address, &super::plain("/metrics")).await).unwrap();
         assert!(text.contains("kck_subscriptions 0"), "{text}");
         kck.kill().await;
     });

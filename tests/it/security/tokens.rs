@@ -83,7 +83,11 @@ fn s01_to_s07_every_token_that_does_not_hold_gets_the_same_401() {
 
         let none = |alg: &str, signature: &str| {
             let (header, body) = (json!({ "alg": alg, "typ": "JWT" }), claims());
-            format!("{}.{}.{signature}", URL.encode(header.to_string()), URL.encode(body.to_string()))
+            format!(
+                "{}.{}.{signature}",
+                URL.encode(header.to_string()),
+                URL.encode(body.to_string())
+            )
         };
         let good = token(&claims());
         let unsigned = &good[..=good.rfind('.').unwrap()];
@@ -91,7 +95,9 @@ fn s01_to_s07_every_token_that_does_not_hold_gets_the_same_401() {
         let confused = |algorithm, secret: &[u8]| {
             encode(&Header::new(algorithm), &claims(), &EncodingKey::from_secret(secret)).unwrap()
         };
-        let kid = |kid: String| signed(&Header { kid: Some(kid), ..Header::new(Algorithm::RS256) }, &claims());
+        let kid = |kid: String| {
+            signed(&Header { kid: Some(kid), ..Header::new(Algorithm::RS256) }, &claims())
+        };
         let other = EncodingKey::from_ec_pem(fixture("p256.pem").as_bytes()).unwrap();
         let ec = |header: Header| encode(&header, &claims(), &other).unwrap();
         let jwk = json!({ "alg": "RS256", "jwk": { "kty": "RSA", "n": "AQAB", "e": "AQAB" }, "jku": "http://127.0.0.1:1/" });
@@ -103,10 +109,16 @@ fn s01_to_s07_every_token_that_does_not_hold_gets_the_same_401() {
             ("s01 no signature", unsigned.to_owned()),
             ("s01 a signature cut off", good[..good.len() - 4].to_owned()),
             ("s02 HS256 with the public key", confused(Algorithm::HS256, public.as_bytes())),
-            ("s02 HS512 with the public key, trimmed", confused(Algorithm::HS512, public.trim().as_bytes())),
+            (
+                "s02 HS512 with the public key, trimmed",
+                confused(Algorithm::HS512, public.trim().as_bytes()),
+            ),
             ("s02 ES256", ec(Header::new(Algorithm::ES256))),
             ("s02 RS512 of the same key", signed(&Header::new(Algorithm::RS512), &claims())),
-            ("s03 a header that is another's", forged(&json!({ "alg": "RS256", "kid": "'; drop table items; --" }), &claims())),
+            (
+                "s03 a header that is another's",
+                forged(&json!({ "alg": "RS256", "kid": "'; drop table items; --" }), &claims()),
+            ),
             ("s03 ten kilobytes of kid", kid("k".repeat(10_000))),
             ("s04 a key that the token brings", forged(&jwk, &claims())),
             ("s05 exp as a text", token(&with(json!({ "exp": (now + 600).to_string() })))),
@@ -125,17 +137,26 @@ fn s01_to_s07_every_token_that_does_not_hold_gets_the_same_401() {
             ("nine kilobytes", "x".repeat(9000)),
         ];
         for (what, token) in &wrong {
-            for path in [path, "/fetch?key=own_sum/1", "/subscribe?key=own_sum/1", "/products", "/nowhere"] {
+            for path in
+                [path, "/fetch?key=own_sum/1", "/subscribe?key=own_sum/1", "/products", "/nowhere"]
+            {
                 let reply = asked(&kck, path, token).await;
                 assert_eq!((reply.status, &reply.body), (401, &constant.body), "{what}: {path}");
                 assert_eq!(reply.header("www-authenticate"), "Bearer");
             }
         }
         for (what, good) in [
-            ("s04 a key brought along is not looked at", signed(
-                &Header { jku: Some("http://169.254.169.254/".into()), x5u: Some("file:///etc/passwd".into()), ..Header::new(Algorithm::RS256) },
-                &claims(),
-            )),
+            (
+                "s04 a key brought along is not looked at",
+                signed(
+                    &Header {
+                        jku: Some("http://169.254.169.254/".into()),
+                        x5u: Some("file:///etc/passwd".into()),
+                        ..Header::new(Algorithm::RS256)
+                    },
+                    &claims(),
+                ),
+            ),
             ("s06 one of some audiences", token(&with(json!({ "aud": ["other", "shop"] })))),
             ("s07 ended 30 s ago", token(&with(json!({ "exp": now - 30 })))),
             ("s07 begins in 30 s", token(&with(json!({ "nbf": now + 30 })))),
@@ -155,21 +176,40 @@ fn s08_and_s09_keys_that_must_not_be_used_end_the_start() {
         let plain = base.settings.clone();
         let mut project = base;
         for (auth, says) in [
-            (format!("key_file = \"{FIXTURES}/rsa-1024.pub.pem\"\nalgorithms = [\"RS256\"]"), "1024 bits"),
+            (
+                format!("key_file = \"{FIXTURES}/rsa-1024.pub.pem\"\nalgorithms = [\"RS256\"]"),
+                "1024 bits",
+            ),
             (format!("key_file = \"{FIXTURES}/p256.pub.pem\"\nalgorithms = [\"ES384\"]"), "hint: "),
-            (format!("key_file = \"{FIXTURES}/rsa.pub.pem\"\nalgorithms = [\"RS256\", \"HS256\"]"), "HS256"),
-            ("jwks_url = \"http://169.254.169.254/keys\"\nalgorithms = [\"RS256\"]".to_owned(), "only on this machine"),
-            ("jwks_url = \"http://id.example/keys\"\nalgorithms = [\"RS256\"]".to_owned(), "only on this machine"),
+            (
+                format!(
+                    "key_file = \"{FIXTURES}/rsa.pub.pem\"\nalgorithms = [\"RS256\", \"HS256\"]"
+                ),
+                "HS256",
+            ),
+            (
+                "jwks_url = \"http://169.254.169.254/keys\"\nalgorithms = [\"RS256\"]".to_owned(),
+                "only on this machine",
+            ),
+            (
+                "jwks_url = \"http://id.example/keys\"\nalgorithms = [\"RS256\"]".to_owned(),
+                "only on this machine",
+            ),
             ("secret = \"short\"".to_owned(), "too short"),
         ] {
             project.settings = format!("{plain}[auth.jwt]\naudience = \"shop\"\n{auth}\n");
             let output = crate::support::process::output(&project, &["run"]).await;
             let said = crate::support::process::stderr(&output);
-            assert!(matches!(output.status.code(), Some(2 | 3)) && said.contains(says), "{auth}: {said}");
+            assert!(
+                matches!(output.status.code(), Some(2 | 3)) && said.contains(says),
+                "{auth}: {said}"
+            );
             assert!(!said.contains("short\""), "{said}");
         }
         // S06: without an audience any token of the issuer would do.
-        project.settings = format!("{plain}[auth.jwt]\nalgorithms = [\"RS256\"]\nkey_file = \"{FIXTURES}/rsa.pub.pem\"\n");
+        project.settings = format!(
+            "{plain}[auth.jwt]\nalgorithms = [\"RS256\"]\nkey_file = \"{FIXTURES}/rsa.pub.pem\"\n"
+        );
         let output = crate::support::process::output(&project, &["run"]).await;
         let said = crate::support::process::stderr(&output);
         assert!(output.status.code() != Some(0) && said.contains("audience"), "{said}");
@@ -188,23 +228,42 @@ fn s11_a_token_in_the_query_is_refused_and_never_logged() {
         let token = token(&claims());
         for query in ["token", "access_token", "authorization", "jwt", "key"] {
             for path in ["/fetch/own_sum/1", "/fetch", "/subscribe", "/products", "/status"] {
-                let reply = get(&kck.address, &format!("{path}?{query}={token}"), &[]).await.unwrap();
-                assert!(matches!(reply.status, 400 | 401) || path == "/fetch", "{path}?{query}: {}", reply.status);
+                let reply =
+                    get(&kck.address, &format!("{path}?{query}={token}"), &[]).await.unwrap();
+                assert!(
+                    matches!(reply.status, 400 | 401) || path == "/fetch",
+                    "{path}?{query}: {}",
+                    reply.status
+                );
                 let text = String::from_utf8_lossy(&reply.body).into_owned();
                 assert!(!text.contains("\"value\""), "{text}");
             }
         }
         let wrong = format!("{token}x");
-        for header in [format!("Bearer {token}"), token.clone(), format!("Basic {token}"), format!("Bearer {wrong}")] {
+        for header in [
+            format!("Bearer {token}"),
+            token.clone(),
+            format!("Basic {token}"),
+            format!("Bearer {wrong}"),
+        ] {
             get(&kck.address, "/fetch/own_sum/1", &[("authorization", &header)]).await.unwrap();
-            get(&kck.address, "/fetch/own_sum/x", &[("authorization", &header), ("cookie", &token)]).await.unwrap();
+            get(
+                &kck.address,
+                "/fetch/own_sum/x",
+                &[("authorization", &header), ("cookie", &token)],
+            )
+            .await
+            .unwrap();
         }
         kck.signal("TERM");
         assert!(kck.ended().await.success());
         let log = log.await.unwrap();
         let part = token.split('.').nth(2).unwrap();
         assert!(log.lines().count() > 20, "the log is there: {log}");
-        assert!(!log.contains(part) && !log.contains(token.split('.').nth(1).unwrap()), "a token is in the log");
+        assert!(
+            !log.contains(part) && !log.contains(token.split('.').nth(1).unwrap()),
+            "a token is in the log"
+        );
     });
 }
 
@@ -219,13 +278,35 @@ fn s12_a_bound_parameter_is_the_claim_and_nothing_else() {
         let refused = asked(&kck, "/fetch/own_sum/2", &own).await;
         assert_eq!(refused.status, 403);
         for (tenant, key) in [
-            (json!(1), "2"), (json!(1), "999999"), (json!("1"), "2"), (json!([1, 2]), "2"), (json!({ "1": 2 }), "2"),
-            (json!(null), "2"), (json!(true), "1"), (json!("1 or 1=1"), "2"), (json!("*"), "2"), (json!(2.0), "2"), (json!("２"), "2"),
+            (json!(1), "2"),
+            (json!(1), "999999"),
+            (json!("1"), "2"),
+            (json!([1, 2]), "2"),
+            (json!({ "1": 2 }), "2"),
+            (json!(null), "2"),
+            (json!(true), "1"),
+            (json!("1 or 1=1"), "2"),
+            (json!("*"), "2"),
+            (json!(2.0), "2"),
+            (json!("２"), "2"),
         ] {
-            let reply = asked(&kck, &format!("/fetch/own_sum/{key}"), &token(&with(json!({ "tenant": tenant })))).await;
-            assert_eq!((reply.status, &reply.body), (403, &refused.body), "{tenant} asks for {key}");
+            let reply = asked(
+                &kck,
+                &format!("/fetch/own_sum/{key}"),
+                &token(&with(json!({ "tenant": tenant }))),
+            )
+            .await;
+            assert_eq!(
+                (reply.status, &reply.body),
+                (403, &refused.body),
+                "{tenant} asks for {key}"
+            );
         }
-        for path in ["/fetch/own_sum?owner=2", "/subscribe?key=own_sum/2", "/subscribe?key=own_sum%2F2&key=own_sum/1"] {
+        for path in [
+            "/fetch/own_sum?owner=2",
+            "/subscribe?key=own_sum/2",
+            "/subscribe?key=own_sum%2F2&key=own_sum/1",
+        ] {
             assert_eq!(asked(&kck, path, &own).await.status, 403, "{path}");
         }
         kck.stop().await;
@@ -267,7 +348,14 @@ fn s15_kcks_own_routes_are_the_admins() {
         let own = token(&claims());
         let admin = token(&with(json!({ "scope": "x kck:admin y" })));
         let almost = token(&with(json!({ "scope": "kck:administrator kck: admin" })));
-        for path in ["/status", "/metrics", "/why/own_sum/1", "//metrics", "/metrics/", "/why?key=own_sum/1"] {
+        for path in [
+            "/status",
+            "/metrics",
+            "/why/own_sum/1",
+            "//metrics",
+            "/metrics/",
+            "/why?key=own_sum/1",
+        ] {
             for token in [&own, &almost] {
                 assert_eq!(asked(&kck, path, token).await.status, 403, "{path}");
             }

@@ -26,7 +26,11 @@ pub(crate) async fn output(project: &Project, arguments: &[&str]) -> Output {
     std::fs::write(&file, &project.settings).unwrap();
     let mut command = command();
     command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
-    command.output().await.unwrap()
+    let ended = tokio::time::timeout(
+        std::time::Duration::from_secs(60),
+        command.kill_on_drop(true).output(),
+    );
+    ended.await.expect("it ends").unwrap()
 }
 
 pub(crate) fn stdout(output: &Output) -> String {
