@@ -23,6 +23,7 @@ use super::{
 };
 
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What all connections share.
 pub(super) struct Door<S> {
@@ -81,6 +82,9 @@ where
             answered.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
             return answered;
         }
+        // Chunks may have come with a length, which hyper drops, and which a proxy in front may have believed: what
+        // follows is nobody's to read (RFC 9112, 6.3).
+        let doubtful = request.headers().contains_key(header::TRANSFER_ENCODING);
         let acts = !matches!(*request.method(), Method::GET | Method::HEAD)
             || request.headers().contains_key(header::UPGRADE);
         let answered = if acts && !from.may_act() {
@@ -95,6 +99,9 @@ where
         let mut response = answered.unwrap_or_else(|problem| reply::problem(&problem));
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        if doubtful {
+            headers.insert(header::CONNECTION, CLOSE);
+        }
         from.show(headers);
         response
     }

@@ -94,7 +94,7 @@ fn the_document_and_the_server_agree() {
             "--max-time",
             &seconds,
             "--workers",
-            "2",
+            "1",
             "--request-timeout",
             "15",
             "--seed",

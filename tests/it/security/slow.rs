@@ -110,12 +110,12 @@ fn d3_slow_clients_are_ended_and_others_are_served() {
                 .flat_map(|id| frame(1, 5, 2 * id + 1, &head("GET", "/fetch/long/1")))
                 .collect();
             reader.stream.write_all(&asks).await.unwrap();
-            streams.push(pongs(reader));
+            streams.push(pongs(reader, false));
             // A body that never ends.
             let mut writer = Http2::open(&address, &[]).await;
             let half = frame(1, 4, 1, &head(if n % 2 == 0 { "POST" } else { "GET" }, "/fetch"));
             writer.stream.write_all(&half).await.unwrap();
-            streams.push(pongs(writer));
+            streams.push(pongs(writer, true));
         }
         let most_open = connections(&address).await;
         assert!(most_open > 300, "{most_open}");
@@ -146,8 +146,8 @@ fn d3_slow_clients_are_ended_and_others_are_served() {
     });
 }
 
-/// Answers pings, and reads nothing else into account.
-fn pongs(connection: Http2) -> tokio::task::JoinHandle<()> {
+/// Answers pings, and leaves when it is answered if it should.
+fn pongs(connection: Http2, leaves: bool) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let (mut reader, mut writer) = connection.stream.into_split();
         let mut head = [0; 9];
@@ -160,6 +160,7 @@ fn pongs(connection: Http2) -> tokio::task::JoinHandle<()> {
             let answer = match (head[3], head[4]) {
                 (6, 0) => frame(6, 1, 0, &payload),
                 (4, 0) => frame(4, 1, 0, &[]),
+                (1, _) if leaves => return,
                 _ => continue,
             };
             if writer.write_all(&answer).await.is_err() {

@@ -77,7 +77,8 @@ impl Socket {
 fn d3_misused_sockets_are_closed() {
     run(async {
         let database = Database::new("abuse_sockets").await;
-        let kck = Project::sums(&database).await.start().await;
+        let project = Project::sums(&database).await;
+        let kck = project.start().await;
         let bystander = Bystander::start(&kck.address, "/fetch/sum_of/1");
         let path = "/subscribe/ws?key=sum_of/1";
         for (what, bytes) in [

@@ -75,7 +75,8 @@ async fn asked(kck: &Kck, path: &str, token: &str) -> Reply {
 fn s01_to_s07_every_token_that_does_not_hold_gets_the_same_401() {
     run(async {
         let database = Database::new("abuse_tokens").await;
-        let kck = project(&database).await.start().await;
+        let project = project(&database).await;
+        let kck = project.start().await;
         let path = "/fetch/own_sum/1";
         assert_eq!(asked(&kck, path, &token(&claims())).await.status, 200);
         let constant = kck.get(path).await;
@@ -272,7 +273,8 @@ fn s11_a_token_in_the_query_is_refused_and_never_logged() {
 fn s12_a_bound_parameter_is_the_claim_and_nothing_else() {
     run(async {
         let database = Database::new("abuse_claims").await;
-        let kck = project(&database).await.start().await;
+        let project = project(&database).await;
+        let kck = project.start().await;
         let own = token(&claims());
         assert_eq!(asked(&kck, "/fetch/own_sum/1", &own).await.status, 200);
         let refused = asked(&kck, "/fetch/own_sum/2", &own).await;
@@ -317,7 +319,8 @@ fn s12_a_bound_parameter_is_the_claim_and_nothing_else() {
 fn s13_a_stream_ends_with_its_token_whichever_way_it_came() {
     run(async {
         let database = Database::new("abuse_stream").await;
-        let kck = project(&database).await.start().await;
+        let project = project(&database).await;
+        let kck = project.start().await;
         // The leeway is a minute, and a stream has none of it.
         let short = token(&with(json!({ "exp": now_s() + 2 })));
         let path = "/subscribe?key=own_sum/1";
@@ -344,7 +347,8 @@ fn s13_a_stream_ends_with_its_token_whichever_way_it_came() {
 fn s15_kcks_own_routes_are_the_admins() {
     run(async {
         let database = Database::new("abuse_admin").await;
-        let kck = project(&database).await.start().await;
+        let project = project(&database).await;
+        let kck = project.start().await;
         let own = token(&claims());
         let admin = token(&with(json!({ "scope": "x kck:admin y" })));
         let almost = token(&with(json!({ "scope": "kck:administrator kck: admin" })));
