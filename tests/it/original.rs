@@ -152,6 +152,7 @@ fn the_originals_reads_are_answered() {
 /// Kept: both routes with both verbs, forms with and without a content type, keys in the path. Changed: two files for
 /// two statements, real statuses, types are applied.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of calls")]
 fn the_originals_writes_are_taken() {
     run(async {
         let (database, project) = served("original_update", false).await;

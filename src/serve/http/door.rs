@@ -41,6 +41,7 @@ pub(super) struct Asked {
     pub(super) accept: Option<HeaderValue>,
     pub(super) accept_encoding: Option<HeaderValue>,
     pub(super) if_none_match: Option<HeaderValue>,
+    pub(super) content_type: Option<HeaderValue>,
 }
 
 /// A header's text, if it is one.
@@ -141,9 +142,13 @@ where
             permission::check(context, &mut who, &request).await?;
         }
         let of = |name| request.headers().get(name).cloned();
-        let (accept, accept_encoding) = (of(header::ACCEPT), of(header::ACCEPT_ENCODING));
-        let asked =
-            Asked { who, accept, accept_encoding, if_none_match: of(header::IF_NONE_MATCH) };
+        let asked = Asked {
+            who,
+            accept: of(header::ACCEPT),
+            accept_encoding: of(header::ACCEPT_ENCODING),
+            if_none_match: of(header::IF_NONE_MATCH),
+            content_type: of(header::CONTENT_TYPE),
+        };
         request.extensions_mut().insert(asked);
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(visitor.phase.clone());

@@ -160,11 +160,9 @@ impl Inputs {
         let upgrade = warp::ext::get::<Phase>().and(warp::ws());
         let upgrade = upgrade.map(|phase, ws| Upgrade { phase, ws });
         let socket = warp::path!("subscribe" / "ws").and(warp::get()).and(subscribed).and(upgrade);
-        let content_type = warp::header::value("content-type").map(Some);
-        let content_type = content_type.or(warp::any().map(|| None)).unify();
         let update = warp::path("update").or(warp::path("create")).unify();
         let update = update.and(warp::put().or(warp::post()).unify()).and(self.asked()).boxed();
-        let update = update.and(warp::path::tail()).and(content_type).and(warp::body::stream());
+        let update = update.and(warp::path::tail()).and(warp::body::stream());
         any_of([
             many.then(fetch::post).boxed(),
             events.then(subscribe::events).boxed(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warp::http::{Request, header};
+use warp::http::{HeaderValue, Request, header};
 
 use crate::serve::{
     Context, Who,
@@ -47,7 +47,7 @@ pub(super) async fn check<B>(
     if gate.is_open() || need == Need::Nothing {
         return Ok(());
     }
-    let named = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let named = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     // A page that opens a socket can send its token in no other way.
     let token = named.or_else(|| subscribe::token(request.headers()).map(str::as_bytes));
     let identity = match (token.and_then(|token| gate.remembered(token)), need) {

@@ -13,7 +13,7 @@ use warp::{
 
 use crate::{
     postgres::write::Written,
-    serve::{Context, Who, fields::Fields, problem::Problem, write},
+    serve::{Context, fields::Fields, problem::Problem, write},
 };
 
 use super::{body, door::Asked, query, reply};
@@ -24,7 +24,6 @@ pub(super) async fn update(
     asked: Asked,
     raw_query: Option<String>,
     path: Tail,
-    content_type: Option<HeaderValue>,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Response {
     #[derive(Serialize)]
@@ -36,7 +35,7 @@ pub(super) async fn update(
     let query = query::nothing(raw_query.as_deref());
     let written = async {
         query?;
-        written(&context, &asked.who, path.as_str(), content_type.as_ref(), chunks).await
+        written(&context, &asked, path.as_str(), chunks).await
     };
     let written = written.await;
     let mut response = match written {
@@ -51,13 +50,12 @@ pub(super) async fn update(
 
 async fn written(
     context: &Context,
-    who: &Who,
+    asked: &Asked,
     path: &str,
-    content_type: Option<&HeaderValue>,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Result<Written, Problem> {
     let body = body::whole(chunks, context.limits.body_bytes).await?;
-    let media = Media::of(content_type);
+    let media = Media::of(asked.content_type.as_ref());
     if media == Media::Multipart {
         let hint = "send JSON, or a form as application/x-www-form-urlencoded";
         return Err(Problem::bad_request("body", "a body of many parts is not taken", hint));
@@ -65,7 +63,7 @@ async fn written(
     let fields = Fields::of(&body, media == Media::Json)?;
     let mut segments = path.split('/');
     let name = segments.next().unwrap_or_default();
-    write::write(context, who, name, &segments.collect::<Vec<_>>(), &fields).await
+    write::write(context, &asked.who, name, &segments.collect::<Vec<_>>(), &fields).await
 }
 
 /// What a body is called.

@@ -144,6 +144,7 @@ fn asks(stream: u32, path: &str) -> Vec<u8> {
 /// Goal: floods of every kind of frame cost kck neither its memory nor its other readers, and a connection that breaks the
 /// protocol ends. Method: the binary; each flood on a connection of its own, its memory before and after.
 #[test]
+#[expect(clippy::too_many_lines, reason = "tables of frames, on one server")]
 fn d3_floods_of_frames_end_their_connection_and_nothing_else() {
     run(async {
         let database = Database::new("abuse_http2").await;

@@ -100,6 +100,7 @@ async fn every_way(
 /// Goal: a text that is no value is refused before the source hears of it, whichever way it comes. Method: NUL,
 /// bytes that are no UTF-8, half surrogates, too much, numbers beyond all sense; nothing is computed for any.
 #[test]
+#[expect(clippy::too_many_lines, reason = "tables of texts, on one server")]
 fn s21_nul_and_invalid_utf8_are_refused_before_sql() {
     run(async {
         let (database, _project, kck) = things("abuse_bytes").await;
@@ -188,6 +189,7 @@ fn s21_nul_and_invalid_utf8_are_refused_before_sql() {
 /// Goal: no text is ever SQL. Method: texts that end strings, statements and comments, on every route and for every
 /// type; those that are values of their type find what equals them, and no statement but kck's own ran.
 #[test]
+#[expect(clippy::too_many_lines, reason = "every route, for each text")]
 fn s20_no_parameter_is_ever_sql() {
     run(async {
         let (database, _project, kck) = things("abuse_sql").await;

@@ -48,6 +48,7 @@ const COLUMNS: &[(&str, &str)] = &[
 /// document says. Method: a product and an update for each type of parameter; requests are generated until time is up;
 /// longer by `KCK_SCHEMATHESIS__SECONDS`.
 #[test]
+#[expect(clippy::too_many_lines, reason = "settings of a program")]
 fn the_document_and_the_server_agree() {
     run(async {
         let database = Database::new("abuse_schema").await;

@@ -47,6 +47,7 @@ fn trickles(mut stream: TcpStream, byte: &'static [u8]) -> tokio::task::JoinHand
 /// Method: the binary; hundreds of half heads, heads and bodies that trickle or never end, and readers of 8 MB who read
 /// nothing over either protocol; another client asks all the while; in the end no connection is left.
 #[test]
+#[expect(clippy::too_many_lines, reason = "what takes long is waited for once")]
 fn d3_slow_clients_are_ended_and_others_are_served() {
     run(async {
         let database = Database::new("abuse_slow").await;

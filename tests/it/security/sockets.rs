@@ -74,6 +74,7 @@ impl Socket {
 /// Goal: whoever misuses a WebSocket loses it, and nothing else happens. Method: each misuse on a socket of its own,
 /// whose answer has come before.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of frames")]
 fn d3_misused_sockets_are_closed() {
     run(async {
         let database = Database::new("abuse_sockets").await;

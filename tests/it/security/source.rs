@@ -144,6 +144,7 @@ fn s25_products_do_not_write_and_do_not_hang() {
 /// Goal: what is secret, and what rows hold, is never logged or told. Method: the binary with every line of its log;
 /// secrets in every setting that takes one; failures of each kind.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one log for all that is asked")]
 fn s28_secrets_and_rows_are_never_logged_or_told() {
     run(async {
         const SECRETS: [&str; 4] =
@@ -261,7 +262,7 @@ fn s34_a_secret_file_that_others_may_read_is_refused_and_none_is_printed() {
         let plain = project.settings.clone();
         project.settings += "[auth.jwt]\naudience = \"shop\"\nsecret_file = \"jwt.secret\"\n";
         let mode = |path: &std::path::Path, mode| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
         for wrong in [0o644, 0o604, 0o660, 0o666] {
             mode(&file, wrong);
