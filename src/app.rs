@@ -1,6 +1,6 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -70,9 +70,14 @@ pub fn address(
     let address = Address::parse(url, from)
         .map_err(|error| Failure::new(error.to_string(), "set [source] url, or KCK_SOURCE__URL"))?;
     let Some(file) = &config.password_file else { return Ok(address) };
+    let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::new(format!("read {}: {error}", file.display()), "check [source] password_file")
+        Failure::new(format!("read {shown}: {error}"), "check [source] password_file")
     })?;
+    // Not refused, as files of kck's own secrets are: containers mount theirs so.
+    if std::fs::metadata(file).is_ok_and(|seen| seen.permissions().mode() & 0o007 != 0) {
+        tracing::warn!("everybody may read the source's password: chmod 600 {shown}");
+    }
     Ok(address.with_password(text.lines().next().unwrap_or("")))
 }
 
@@ -167,7 +172,8 @@ fn http_settings(config: &Config) -> Result<serve::http::Settings, Failure> {
         let hint = "give [http] tls_cert and tls_key files in PEM that belong together";
         Failure::new(postgres::describe_chain(&error), hint)
     })?;
-    Ok(serve::http::Settings { tls, origins })
+    let only_here = config.auth.is_none() && !config.allow_open && config.listen.ip().is_loopback();
+    Ok(serve::http::Settings { tls, origins, only_here })
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {
@@ -308,13 +314,15 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
             own.insert(key.clone(), Form::Json, fresh.meta.stamp, fresh.body.clone());
         }
     }));
+    let misses = Arc::new(Budget::new(config.misses));
+    let canonical = Canonicaliser::new(Arc::clone(&parts.source), Arc::clone(&misses));
     Context {
         catalog: parts.catalog.subscribe(),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),
         near,
         progress: parts.progress.subscribe(),
-        canonical: Arc::new(Canonicaliser::new(Arc::clone(&parts.source))),
+        canonical: Arc::new(canonical),
         writer: Arc::new(postgres::write::Pool::new(Arc::clone(&parts.source), writing(config))),
         explain: explain(parts),
         health: parts.health.subscribe(),
@@ -324,13 +332,13 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
             keys_per_request: config.keys_per_request,
             body_bytes: BODY_BYTES,
             connections: config.http_connections,
-            connections_per_address: config.connections_per_address,
             stale_if_error: config.stale_if_error,
         },
         gate,
         login,
-        misses: Arc::new(Budget::new(config.misses)),
+        misses,
         subscriptions: Places::new(config.subscriptions),
+        connections: Places::new(config.connections_per_address),
     }
 }
 

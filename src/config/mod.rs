@@ -70,8 +70,7 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
 ];
 
 /// What the design names and this version does not have yet.
-const NOT_YET: &[(&str, &str)] =
-    &[("pg", ""), ("bus", ""), ("sources", ""), ("refresh", "database_share")];
+const NOT_YET: &[(&str, &str)] = &[("pg", ""), ("bus", ""), ("sources", "")];
 
 /// A setting that cannot be used: which, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

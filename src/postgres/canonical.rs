@@ -50,7 +50,7 @@ impl Asker {
     }
 }
 
-/// Data exceptions, and the constraints of a domain.
+/// Data exceptions, the constraints of a domain, and what is too long or too deep.
 fn is_of_the_value(sqlstate: &str) -> bool {
-    sqlstate.starts_with("22") || sqlstate.starts_with("23")
+    ["22", "23", "54"].iter().any(|class| sqlstate.starts_with(class))
 }

@@ -19,6 +19,7 @@ use super::{
     Context, Who,
     problem::{Kind, Problem},
     resolve,
+    share::Client,
 };
 
 /// Keys that are computed at once for one request.
@@ -105,22 +106,22 @@ impl Context {
     ///
     /// # Errors
     /// An unknown product, or parameters of which no key can be.
-    pub async fn target(&self, path: &str) -> Result<Target, Problem> {
+    pub async fn target(&self, client: &Client, path: &str) -> Result<Target, Problem> {
         if let Some(prefix) = path.strip_suffix('/') {
-            return self.prefix(prefix).await.map(Target::Prefix);
+            return self.prefix(client, prefix).await.map(Target::Prefix);
         }
-        match resolve::from_path(self, path).await {
+        match resolve::from_path(self, client, path).await {
             Ok((_, key)) => Ok(Target::Key(key)),
             Err(problem) if problem.kind == Kind::ParameterCount => {
                 // Too many are no prefix either.
-                self.prefix(path).await.map(Target::Prefix).map_err(|_| problem)
+                self.prefix(client, path).await.map(Target::Prefix).map_err(|_| problem)
             }
             Err(problem) => Err(problem),
         }
     }
 
-    async fn prefix(&self, path: &str) -> Result<Prefix, Problem> {
-        let (product, values) = resolve::prefix(self, path).await?;
+    async fn prefix(&self, client: &Client, path: &str) -> Result<Prefix, Problem> {
+        let (product, values) = resolve::prefix(self, client, path).await?;
         let mut text = String::new();
         crate::key::write_key(&mut text, &product, values.iter().map(String::as_str));
         if !values.is_empty() {

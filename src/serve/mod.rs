@@ -6,7 +6,7 @@
 //!
 //! Invariant: bytes are answered as fresh only if their stamp is the ledger's and the ledger calls it fresh (R5).
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -43,8 +43,6 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Connections at once.
     pub connections: usize,
-    /// Of them from one address.
-    pub connections_per_address: usize,
     /// How long caches may answer with what they have while kck answers with failures; zero: not at all.
     pub stale_if_error: Duration,
 }
@@ -85,6 +83,8 @@ pub struct Context {
     pub misses: Arc<share::Budget>,
     /// Subscriptions, of which each client may have some.
     pub subscriptions: Arc<share::Places<share::Client>>,
+    /// Connections, of which each address may have some.
+    pub connections: Arc<share::Places<IpAddr>>,
 }
 
 /// Whether kck is up, and what keeps it from being well.

@@ -1,6 +1,6 @@
 //! A request's parameters → a product and a key. What only the source can canonicalise it is asked once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use quick_cache::sync::Cache;
 
@@ -13,11 +13,13 @@ use crate::{
         parameter::{Canonical, Parameter},
         resolve::{KeyError, Raw, Resolution, resolve},
     },
+    recompute,
 };
 
 use super::{
     Context,
     problem::{KeyFault, Kind, Problem},
+    share::{Budget, Client},
 };
 
 /// A key's bytes, encoded: far above what parameters need, far below what any store takes.
@@ -35,21 +37,36 @@ pub struct Canonicaliser {
     /// One question at a time on one connection: only texts never seen before come here.
     asker: tokio::sync::Mutex<Option<Asker>>,
     known: Cache<(String, String), Arc<str>>,
+    /// A question is work for the source as a computation is, and counts against the same share.
+    misses: Arc<Budget>,
 }
 
 impl Canonicaliser {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(source: Arc<Source>) -> Self {
-        Self { source, asker: tokio::sync::Mutex::new(None), known: Cache::new(TEXTS_KEPT) }
+    pub fn new(source: Arc<Source>, misses: Arc<Budget>) -> Self {
+        let (asker, known) = (tokio::sync::Mutex::new(None), Cache::new(TEXTS_KEPT));
+        Self { source, asker, known, misses }
     }
 
     /// The canonical text of a parameter's value; `None` when it is no value of its type.
     ///
     /// # Errors
-    /// When the source must be asked and cannot.
-    pub async fn of(&self, parameter: &Parameter, raw: &str) -> Result<Option<Arc<str>>, Problem> {
-        self.canonical(&parameter.type_, raw).await.map_err(|error| {
+    /// When the source must be asked and cannot, or this client has caused enough work.
+    pub async fn of(
+        &self,
+        client: &Client,
+        parameter: &Parameter,
+        raw: &str,
+    ) -> Result<Option<Arc<str>>, Problem> {
+        let type_ = &parameter.type_;
+        let known = (type_.name.clone(), raw.to_owned());
+        if let Some(text) = self.known.get(&known) {
+            return Ok(Some(text));
+        }
+        let share = self.misses.take(client, Instant::now());
+        share.map_err(|retry| recompute::Error::OverShare { retry })?;
+        self.ask(known, type_).await.map_err(|error| {
             tracing::warn!(%error, "a parameter waits for the source");
             Problem::new(
                 Kind::SourceUnavailable,
@@ -59,12 +76,12 @@ impl Canonicaliser {
         })
     }
 
-    /// What the source prints for `raw` as this type; `None` when it is no value of it.
-    async fn canonical(&self, type_: &Type, raw: &str) -> Result<Option<Arc<str>>, SourceError> {
-        let known = (type_.name.clone(), raw.to_owned());
-        if let Some(text) = self.known.get(&known) {
-            return Ok(Some(text));
-        }
+    /// What the source prints for a text as this type; `None` when it is no value of it.
+    async fn ask(
+        &self,
+        asked: (String, String),
+        type_: &Type,
+    ) -> Result<Option<Arc<str>>, SourceError> {
         let mut asker = self.asker.lock().await;
         if asker.as_ref().is_none_or(Asker::is_closed) {
             *asker = Some(Asker::new(
@@ -72,11 +89,11 @@ impl Canonicaliser {
             ));
         }
         let Some(open) = asker.as_ref() else { return Ok(None) };
-        let text: Option<Arc<str>> = open.canonical(type_, raw).await?.map(Into::into);
+        let text: Option<Arc<str>> = open.canonical(type_, &asked.1).await?.map(Into::into);
         if let Some(text) = &text
-            && raw.len() + text.len() <= TEXT_BYTES_KEPT
+            && asked.1.len() + text.len() <= TEXT_BYTES_KEPT
         {
-            self.known.insert(known, Arc::clone(text));
+            self.known.insert(asked, Arc::clone(text));
         }
         Ok(text)
     }
@@ -86,11 +103,15 @@ impl Canonicaliser {
 ///
 /// # Errors
 /// The request's fault, or the source's when it must be asked and cannot.
-pub async fn from_path(context: &Context, path: &str) -> Result<(Arc<Product>, Key), Problem> {
+pub async fn from_path(
+    context: &Context,
+    client: &Client,
+    path: &str,
+) -> Result<(Arc<Product>, Key), Problem> {
     let mut segments = path.split('/');
     let name = segments.next().unwrap_or_default();
     let segments: Vec<&str> = segments.collect();
-    key(context, name, Raw::Path(&segments)).await
+    key(context, client, name, Raw::Path(&segments)).await
 }
 
 /// The key that decoded values by name make.
@@ -99,13 +120,19 @@ pub async fn from_path(context: &Context, path: &str) -> Result<(Arc<Product>, K
 /// As [`from_path`].
 pub async fn from_names(
     context: &Context,
+    client: &Client,
     product: &str,
     pairs: &[(String, String)],
 ) -> Result<(Arc<Product>, Key), Problem> {
-    key(context, product, Raw::Named(pairs)).await
+    key(context, client, product, Raw::Named(pairs)).await
 }
 
-async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product>, Key), Problem> {
+async fn key(
+    context: &Context,
+    client: &Client,
+    name: &str,
+    raw: Raw<'_>,
+) -> Result<(Arc<Product>, Key), Problem> {
     let product = named(context, name)?;
     let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
         Resolution::Key(key) => return within_limits(product, key),
@@ -114,7 +141,8 @@ async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product
     let mut answers = Vec::new();
     for (index, raw) in pending.questions() {
         let Some(parameter) = product.parameters.get(index) else { continue };
-        answers.push(asked(context, &product, parameter, raw).await?);
+        let answer = context.canonical.of(client, parameter, raw).await?;
+        answers.push(answer.ok_or_else(|| not_of_its_type(&product, parameter, raw))?);
     }
     let key = pending.key(answers.iter().map(|answer| &**answer));
     within_limits(product, key)
@@ -136,15 +164,8 @@ pub fn named(context: &Context, name: &str) -> Result<Arc<Product>, Problem> {
     }
 }
 
-/// What the source prints for a raw text of this parameter.
-async fn asked(
-    context: &Context,
-    product: &Product,
-    parameter: &Parameter,
-    raw: &str,
-) -> Result<Arc<str>, Problem> {
-    let answer = context.canonical.of(parameter, raw).await?;
-    answer.ok_or_else(|| fault(product, parameter.bad(raw, "not a value of this type").into()))
+fn not_of_its_type(product: &Product, parameter: &Parameter, raw: &str) -> Problem {
+    fault(product, parameter.bad(raw, "not a value of this type").into())
 }
 
 /// The canonical text of one parameter's raw text.
@@ -153,13 +174,19 @@ async fn asked(
 /// As [`from_path`].
 pub async fn canonical(
     context: &Context,
+    client: &Client,
     product: &Product,
     parameter: &Parameter,
     raw: &str,
 ) -> Result<String, Problem> {
     match parameter.canonical(raw).map_err(|bad| fault(product, bad.into()))? {
         Canonical::Text(text) => Ok(text),
-        Canonical::AskSource => Ok(asked(context, product, parameter, raw).await?.to_string()),
+        Canonical::AskSource => {
+            let answer = context.canonical.of(client, parameter, raw).await?;
+            answer
+                .map(|text| text.to_string())
+                .ok_or_else(|| not_of_its_type(product, parameter, raw))
+        }
     }
 }
 
@@ -167,7 +194,11 @@ pub async fn canonical(
 ///
 /// # Errors
 /// As [`from_path`]; more segments than parameters.
-pub async fn prefix(context: &Context, path: &str) -> Result<(String, Vec<String>), Problem> {
+pub async fn prefix(
+    context: &Context,
+    client: &Client,
+    path: &str,
+) -> Result<(String, Vec<String>), Problem> {
     let mut segments = path.split('/');
     let product = named(context, segments.next().unwrap_or_default())?;
     let segments: Vec<&str> = segments.collect();
@@ -182,7 +213,7 @@ pub async fn prefix(context: &Context, path: &str) -> Result<(String, Vec<String
         let raw = crate::key::decode(segment);
         let raw =
             raw.map_err(|bad| fault(&product, parameter.bad(segment, bad.to_string()).into()))?;
-        values.push(canonical(context, &product, parameter, &raw).await?);
+        values.push(canonical(context, client, &product, parameter, &raw).await?);
     }
     Ok((product.name().to_owned(), values))
 }

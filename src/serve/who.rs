@@ -55,7 +55,7 @@ impl Who {
         path: &str,
     ) -> Result<(Arc<Product>, Key), Problem> {
         self.may_name(context, path)?;
-        let (product, key) = resolve::from_path(context, path).await?;
+        let (product, key) = resolve::from_path(context, &self.client, path).await?;
         self.may_read(context, &product, &key).await?;
         Ok((product, key))
     }
@@ -87,7 +87,8 @@ impl Who {
         if self.identity.is_everyone() {
             return Ok(());
         }
-        permission::permit(product, key, &self.identity, &context.canonical).await
+        let (identity, canonical) = (&self.identity, &context.canonical);
+        permission::permit(product, key, identity, canonical, &self.client).await
     }
 
     /// Whether they may run this update with these values.
@@ -102,7 +103,7 @@ impl Who {
     ) -> Result<(), Problem> {
         let (access, parameters) = (&update.draft.policy.access, &update.parameters);
         let verdict = permission::verdict_of_values(access, parameters, values, &self.identity);
-        permission::settle(verdict, parameters, &context.canonical).await
+        permission::settle(verdict, parameters, &context.canonical, &self.client).await
     }
 
     /// This problem, or 401 for who has no token: whether there is such a thing is not theirs to know.

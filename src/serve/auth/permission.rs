@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    super::{problem::Problem, resolve::Canonicaliser},
+    super::{problem::Problem, resolve::Canonicaliser, share::Client},
     Identity, text_of,
 };
 
@@ -121,10 +121,11 @@ pub async fn permit(
     key: &Key,
     identity: &Identity,
     canonical: &Canonicaliser,
+    client: &Client,
 ) -> Result<(), Problem> {
     let parameters = &product.parameters;
     let verdict = verdict(&product.draft.policy.access, parameters, key, identity);
-    settle(verdict, parameters, canonical).await
+    settle(verdict, parameters, canonical, client).await
 }
 
 /// Makes an answer of a verdict; the source is asked what is open.
@@ -135,6 +136,7 @@ pub async fn settle(
     verdict: Verdict,
     parameters: &[Parameter],
     canonical: &Canonicaliser,
+    client: &Client,
 ) -> Result<(), Problem> {
     let questions = match verdict {
         Verdict::Allowed => return Ok(()),
@@ -144,9 +146,9 @@ pub async fn settle(
     };
     for Question { parameter, claim, bound } in questions {
         let Some(parameter) = parameters.get(parameter) else { return Err(Problem::forbidden()) };
-        let must_be = canonical.of(parameter, &claim).await?;
+        let must_be = canonical.of(client, parameter, &claim).await?;
         // What has no canonical text equals nothing.
-        if must_be.is_none() || must_be != canonical.of(parameter, &bound).await? {
+        if must_be.is_none() || must_be != canonical.of(client, parameter, &bound).await? {
             return Err(Problem::forbidden());
         }
     }

@@ -6,7 +6,7 @@ use std::{convert::Infallible, net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt;
 use hyper::{body::Incoming, service::Service};
 use warp::{
-    http::{HeaderValue, Method, Request, Version, header},
+    http::{HeaderValue, Method, Request, Version, header, uri::Authority},
     reply::Response,
 };
 
@@ -23,6 +23,7 @@ use super::{
 };
 
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What all connections share.
 pub(super) struct Door<S> {
@@ -30,6 +31,7 @@ pub(super) struct Door<S> {
     /// None while kck starts.
     context: Option<Arc<Context>>,
     origins: Origins,
+    only_here: bool,
 }
 
 /// Who sends a request, and what its head says of the answer.
@@ -39,6 +41,7 @@ pub(super) struct Asked {
     pub(super) accept: Option<HeaderValue>,
     pub(super) accept_encoding: Option<HeaderValue>,
     pub(super) if_none_match: Option<HeaderValue>,
+    pub(super) content_type: Option<HeaderValue>,
 }
 
 /// A header's text, if it is one.
@@ -64,7 +67,8 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     pub(super) fn new(routes: S, context: Option<Arc<Context>>, settings: &Settings) -> Self {
-        Self { routes, context, origins: settings.origins.clone() }
+        let (origins, only_here) = (settings.origins.clone(), settings.only_here);
+        Self { routes, context, origins, only_here }
     }
 
     /// Somebody at this address.
@@ -75,9 +79,13 @@ where
     /// Answers a request.
     pub(super) async fn answer(&self, visitor: &Visitor, request: Request<Incoming>) -> Response {
         let from = self.origins.of(&request);
-        if let Some(answered) = from.preflight(&request) {
+        if let Some(mut answered) = from.preflight(&request) {
+            answered.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
             return answered;
         }
+        // Chunks may have come with a length, which hyper drops, and which a proxy in front may have believed: what
+        // follows is nobody's to read (RFC 9112, 6.3).
+        let doubtful = request.headers().contains_key(header::TRANSFER_ENCODING);
         let acts = !matches!(*request.method(), Method::GET | Method::HEAD)
             || request.headers().contains_key(header::UPGRADE);
         let answered = if acts && !from.may_act() {
@@ -92,8 +100,31 @@ where
         let mut response = answered.unwrap_or_else(|problem| reply::problem(&problem));
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        if doubtful {
+            headers.insert(header::CONNECTION, CLOSE);
+        }
         from.show(headers);
         response
+    }
+
+    /// One Host, and a sound one (RFC 9112, 3.2); where kck is open because it is only here, a name of here: a page can
+    /// have its own name bound to this machine's address, and would then be kck's own page.
+    fn check_host<B>(&self, request: &Request<B>) -> Result<(), Problem> {
+        let refuse = |fact: &'static str| Err(Problem::bad_request("host", fact, "send one Host"));
+        if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+            return refuse("more than one Host in the head");
+        }
+        match origin::host(request.headers(), request.uri()) {
+            None if request.version() == Version::HTTP_11 => refuse("no Host in the head"),
+            None | Some("") => Ok(()),
+            Some(host) if host.contains('@') || host.parse::<Authority>().is_err() => {
+                refuse("the Host in the head is none")
+            }
+            Some(host) if self.only_here && !origin::is_here(host) && !self.origins.names(host) => {
+                Err(Problem::foreign_host())
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     /// Asks the routes, save for what they cannot take: warp panics where a request has no path (CONNECT).
@@ -105,19 +136,19 @@ where
         if request.uri().path_and_query().is_none() {
             return Err(Problem::not_found(""));
         }
-        let named = request.version() != Version::HTTP_11
-            || origin::host(request.headers(), request.uri()).is_some();
-        if !named {
-            return Err(Problem::bad_request("host", "no Host in the head", "send one"));
-        }
+        self.check_host(&request)?;
         let mut who = Arc::clone(&visitor.who);
         if let Some(context) = &self.context {
             permission::check(context, &mut who, &request).await?;
         }
         let of = |name| request.headers().get(name).cloned();
-        let (accept, accept_encoding) = (of(header::ACCEPT), of(header::ACCEPT_ENCODING));
-        let asked =
-            Asked { who, accept, accept_encoding, if_none_match: of(header::IF_NONE_MATCH) };
+        let asked = Asked {
+            who,
+            accept: of(header::ACCEPT),
+            accept_encoding: of(header::ACCEPT_ENCODING),
+            if_none_match: of(header::IF_NONE_MATCH),
+            content_type: of(header::CONTENT_TYPE),
+        };
         request.extensions_mut().insert(asked);
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(visitor.phase.clone());
@@ -130,6 +161,13 @@ where
 }
 
 impl Problem {
+    /// The request was sent to a name that is not this machine's.
+    fn foreign_host() -> Self {
+        let hint = "ask for localhost or an address, or name the site in http.cors_origins; \
+                    http.allow_open takes every name";
+        Self::new(Kind::Forbidden, "kck is not served under this name", hint)
+    }
+
     /// A page of another site would change something.
     fn foreign_page() -> Self {
         let hint = "name the page's origin in http.cors_origins";

@@ -18,6 +18,7 @@ use crate::{
         problem::{KeyFault, Problem},
         read::{self, Answer, Demand, Outcome},
         resolve,
+        share::Client,
     },
 };
 
@@ -30,6 +31,9 @@ use super::{
 
 /// How many keys of one list are read at once.
 const READS_AT_ONCE: usize = 16;
+
+/// A list that is longer is sent as it is read, so that no reader makes kck hold a thousand long answers.
+const LIST_BYTES_HELD: usize = 4 * 1024 * 1024;
 
 /// `GET /fetch/KEY`, `GET /fetch/NAME?parameter=value` and `GET /fetch?key=A&key=B`.
 pub(super) async fn get(
@@ -108,7 +112,7 @@ async fn one(
         ));
     }
     asked.who.may_name(context, path)?;
-    let (product, key) = resolved(context, path, &query.named).await?;
+    let (product, key) = resolved(context, &asked.who.client, path, &query.named).await?;
     asked.who.may_read(context, &product, &key).await?;
     let accepted = || door::text(&asked.accept).map(Form::accepted);
     let form = query.form.or_else(accepted).unwrap_or_default();
@@ -189,11 +193,12 @@ fn accepts_gzip(accept: &str) -> bool {
 /// The key that a path and named parameters mean, and its product.
 async fn resolved(
     context: &Context,
+    client: &Client,
     path: &str,
     named: &[(String, String)],
 ) -> Result<(Arc<Product>, Key), Problem> {
     let Some((first, _)) = named.first() else {
-        return resolve::from_path(context, path).await;
+        return resolve::from_path(context, client, path).await;
     };
     let (name, rest) = path.split_once('/').unwrap_or((path, ""));
     if name.len() + rest.len() < path.len() {
@@ -214,7 +219,7 @@ async fn resolved(
         }),
     };
     let pairs = named.iter().map(decoded).collect::<Result<Vec<_>, _>>()?;
-    resolve::from_names(context, name, &pairs).await
+    resolve::from_names(context, client, name, &pairs).await
 }
 
 /// The type of a product's parameter, if there are such a product and parameter.
@@ -255,19 +260,32 @@ async fn many(context: Arc<Context>, who: Arc<Who>, query: Query) -> Result<Resp
             (path, answered)
         }
     });
-    let mut reads = stream::iter(reads).buffered(READS_AT_ONCE);
+    let mut reads = Box::pin(stream::iter(reads).buffered(READS_AT_ONCE));
     let mut text = Text::default();
     let mut separator = r#"{"success":true,"results":["#;
     while let Some((path, answered)) = reads.next().await {
         text.push(separator);
-        match answered {
-            Ok((key, answer)) => text.answer(key.as_str(), &answer),
-            Err(problem) => text.push(&problem.to_json_of(&path)),
-        }
+        listed_in(&mut text, &path, answered);
         separator = ",";
+        if text.len() >= LIST_BYTES_HELD {
+            let rest = reads.map(|(path, answered)| {
+                let mut text = Text::default();
+                text.push(",");
+                listed_in(&mut text, &path, answered);
+                text
+            });
+            return Ok(reply::flowing_json(text, rest));
+        }
     }
     text.push("]}");
     Ok(text.into_json())
+}
+
+fn listed_in(text: &mut Text, path: &str, answered: Result<(Key, Answer), Problem>) {
+    match answered {
+        Ok((key, answer)) => text.answer(key.as_str(), &answer),
+        Err(problem) => text.push(&problem.to_json_of(path)),
+    }
 }
 
 async fn listed(

@@ -65,6 +65,9 @@ const STREAM_BYTES_MAX: usize = 64 * 1024;
 /// A silent HTTP/2 client with requests open is asked so often whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
+/// Descriptors that readers never take.
+const DESCRIPTORS_KEPT: usize = 256;
+
 /// Clients that may be told at once that kck is starting.
 const STARTING_CONNECTIONS: usize = 256;
 
@@ -78,7 +81,7 @@ pub async fn serve(
     settings: Settings,
     shutdown: CancellationToken,
 ) {
-    let places = Room::new(context.limits.connections, context.limits.connections_per_address);
+    let places = Room::new(context.limits.connections, Arc::clone(&context.connections));
     let keep = settings.tls.clone().map(|tls| tls.keep(context.observer.clone()));
     let context = Arc::new(context);
     let routes = super::routes(&context, &shutdown);
@@ -104,7 +107,7 @@ pub async fn serve(
 pub async fn starting(listener: &TcpListener, settings: &Settings, shutdown: &CancellationToken) {
     let routes = TowerToHyperService::new(warp::service(super::starting::routes()));
     let door = Arc::new(Door::new(routes, None, settings));
-    let room = Room::new(STARTING_CONNECTIONS, STARTING_CONNECTIONS);
+    let room = Room::new(STARTING_CONNECTIONS, Places::new(STARTING_CONNECTIONS));
     take(listener, door, room, settings, shutdown).await;
 }
 
@@ -115,10 +118,32 @@ struct Room {
 }
 
 impl Room {
-    fn new(all: usize, each: usize) -> Self {
-        let all = Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS)));
-        Self { all, by_address: Places::new(each) }
+    fn new(all: usize, by_address: Arc<Places<IpAddr>>) -> Self {
+        let all = std::fs::read_to_string("/proc/self/limits").map_or(all, |limits| {
+            let most = descriptors(&limits).map_or(all, readers_of);
+            if most < all {
+                let hint = "ulimit -n, or LimitNOFILE of the service";
+                tracing::warn!(
+                    most,
+                    hint,
+                    "fewer connections than limits.connections: descriptors are scarce"
+                );
+            }
+            most.min(all)
+        });
+        Self { all: Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS))), by_address }
     }
+}
+
+/// How many descriptors the process may have, as Linux lists its limits.
+fn descriptors(limits: &str) -> Option<usize> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Readers take at most this many: the rest is for the source, the store and files.
+fn readers_of(descriptors: usize) -> usize {
+    descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 4)
 }
 
 /// A connection with its places, which it holds until it ends.
@@ -226,7 +251,7 @@ async fn connection<T, S>(
         + 'static,
     S::Future: Send,
 {
-    let phase = Phase::default();
+    let phase = if http2 { Phase::of_http2() } else { Phase::default() };
     let patience = if http2 { Patience { head: None, ..PATIENCE } } else { PATIENCE };
     let io = Patient::new(TokioIo::new(stream), patience, phase.clone());
     let visitor = Arc::new(Visitor::new(door.somebody(address), phase.clone()));
@@ -242,7 +267,13 @@ async fn connection<T, S>(
     macro_rules! served {
         ($connection:expr) => {{
             let mut connection = pin!($connection);
-            match shutdown.run_until_cancelled(connection.as_mut()).await {
+            let served = tokio::select! {
+                ended = shutdown.run_until_cancelled(connection.as_mut()) => ended,
+                () = doing.stalls(patience.write) => {
+                    return tracing::debug!("an answer was not taken");
+                }
+            };
+            match served {
                 Some(ended) => ended,
                 None => {
                     connection.as_mut().graceful_shutdown();
@@ -282,4 +313,17 @@ fn over_http2() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_EVERY);
     http
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_leave_descriptors() {
+        let limits = "Max processes             1  2  processes\nMax open files            1024                 524288               files     \n";
+        assert_eq!(descriptors(limits), Some(1024));
+        assert_eq!(descriptors("Max open files            unlimited  unlimited  files"), None);
+        assert_eq!((readers_of(1024), readers_of(200), readers_of(0)), (768, 50, 0));
+    }
 }

@@ -10,6 +10,7 @@ use crate::serve::{
     manage::{Done, Standing, Target, Why},
     problem::Problem,
     resolve,
+    share::Client,
 };
 
 use super::{door::Asked, query, reply};
@@ -86,7 +87,7 @@ pub(super) async fn keys(
 /// `GET /why/KEY`, and `GET /why?key=KEY`.
 pub(super) async fn why(
     context: Arc<Context>,
-    _asked: Asked,
+    asked: Asked,
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
@@ -107,7 +108,7 @@ pub(super) async fn why(
     }
     let known = async {
         let path = query::one_key(path.as_str(), raw_query.as_deref())?;
-        let (_, key) = resolve::from_path(&context, &path).await?;
+        let (_, key) = resolve::from_path(&context, &asked.who.client, &path).await?;
         let Why { key, tracked, watched, hot, entry, mark } = context.why(&key);
         let changes = mark.map(|at| ChangeView { commit: at.lsn.to_string() });
         Ok::<_, Problem>(reply::json(&View {
@@ -126,7 +127,7 @@ pub(super) async fn why(
 /// `POST /refresh/KEY-OR-PREFIX`, and `POST /refresh?key=KEY`.
 pub(super) async fn refresh(
     context: Arc<Context>,
-    _asked: Asked,
+    asked: Asked,
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
@@ -137,7 +138,7 @@ pub(super) async fn refresh(
         failed: u64,
     }
     let refreshed = async {
-        let target = target(&context, &path, raw_query.as_deref()).await?;
+        let target = target(&context, &asked.who.client, &path, raw_query.as_deref()).await?;
         let Done { keys, failed } = context.refresh(&target).await;
         Ok::<_, Problem>(reply::json(&View { success: true, keys, failed }))
     };
@@ -147,7 +148,7 @@ pub(super) async fn refresh(
 /// `POST /purge/KEY-OR-PREFIX`, and `POST /purge?key=KEY`.
 pub(super) async fn purge(
     context: Arc<Context>,
-    _asked: Asked,
+    asked: Asked,
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
@@ -157,7 +158,7 @@ pub(super) async fn purge(
         keys: u64,
     }
     let purged = async {
-        let target = target(&context, &path, raw_query.as_deref()).await?;
+        let target = target(&context, &asked.who.client, &path, raw_query.as_deref()).await?;
         let Done { keys, .. } = context.purge(&target).await?;
         Ok::<_, Problem>(reply::json(&View { success: true, keys }))
     };
@@ -167,13 +168,14 @@ pub(super) async fn purge(
 /// In the path a key or a prefix, in the query a key.
 async fn target(
     context: &Context,
+    client: &Client,
     path: &Tail,
     raw_query: Option<&str>,
 ) -> Result<Target, Problem> {
     let named = query::one_key(path.as_str(), raw_query)?;
     if path.as_str().is_empty() {
-        let (_, key) = resolve::from_path(context, &named).await?;
+        let (_, key) = resolve::from_path(context, client, &named).await?;
         return Ok(Target::Key(key));
     }
-    context.target(&named).await
+    context.target(client, &named).await
 }

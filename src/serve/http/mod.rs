@@ -44,7 +44,6 @@ mod update;
 use door::Asked;
 use patience::Phase;
 use subscribe::{Opener, Upgrade};
-use update::Sent;
 
 pub use listen::{serve, starting};
 pub use origin::Origins;
@@ -57,6 +56,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// The sites whose pages may ask.
     pub origins: Origins,
+    /// Open because it is only here: whoever asks for a name of elsewhere is refused.
+    pub only_here: bool,
 }
 
 /// Every route's path, with the methods that it takes; empty for those that are not built yet.
@@ -159,13 +160,9 @@ impl Inputs {
         let upgrade = warp::ext::get::<Phase>().and(warp::ws());
         let upgrade = upgrade.map(|phase, ws| Upgrade { phase, ws });
         let socket = warp::path!("subscribe" / "ws").and(warp::get()).and(subscribed).and(upgrade);
-        let content_type = warp::header::value("content-type").map(Some);
-        let content_type = content_type.or(warp::any().map(|| None)).unify();
         let update = warp::path("update").or(warp::path("create")).unify();
         let update = update.and(warp::put().or(warp::post()).unify()).and(self.asked()).boxed();
-        let sent = warp::path::tail().and(content_type);
-        let sent = sent.map(|path, content_type| Sent { path, content_type });
-        let update = update.and(sent).and(warp::body::stream());
+        let update = update.and(warp::path::tail()).and(warp::body::stream());
         any_of([
             many.then(fetch::post).boxed(),
             events.then(subscribe::events).boxed(),

@@ -320,8 +320,15 @@ fn nullable(mut schema: Value) -> Value {
 /// A type's form in JSON; as a parameter everything may come as its text.
 fn schema(type_name: &str, parameter: bool) -> Value {
     if let Some(element) = type_name.strip_suffix("[]") {
-        let items = nullable(schema(element, false));
-        return if parameter { json!({}) } else { json!({ "type": "array", "items": items }) };
+        if parameter {
+            return json!({});
+        }
+        let mut items = nullable(schema(element, false));
+        // Any value of an array type may have more dimensions than one.
+        if let Some(Value::Array(kinds)) = items.get_mut("type") {
+            kinds.push(json!("array"));
+        }
+        return json!({ "type": "array", "items": items });
     }
     let plain = type_name.split('(').next().unwrap_or_default().trim();
     match plain {
@@ -366,7 +373,7 @@ mod tests {
             ("mood", json!({})),
             (
                 "integer[]",
-                json!({ "type": "array", "items": { "type": ["integer", "null"], "format": "int32" } }),
+                json!({ "type": "array", "items": { "type": ["integer", "null", "array"], "format": "int32" } }),
             ),
         ] {
             assert_eq!(schema(name, false), want, "{name}");

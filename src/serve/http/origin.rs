@@ -32,6 +32,12 @@ pub(super) enum From {
 }
 
 impl Origins {
+    /// Whether one of them is at this authority.
+    pub(super) fn names(&self, authority: &str) -> bool {
+        let at = |site: &String| site.split_once("://").is_some_and(|(_, at)| at == authority);
+        self.0.iter().any(|site| site == "*" || at(site))
+    }
+
     /// Where a request comes from.
     pub(super) fn of<B>(&self, request: &Request<B>) -> From {
         let Some(origin) = request.headers().get(header::ORIGIN) else { return From::Here };
@@ -45,9 +51,22 @@ impl Origins {
     }
 }
 
-/// The authority that a request was sent to.
+/// Whether an authority is an address, or a name that no site outside can have: without a dot, or below `localhost`.
+pub(super) fn is_here(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let bare = host.trim_end_matches('.').to_ascii_lowercase();
+    host.starts_with('[')
+        || bare.parse::<std::net::Ipv4Addr>().is_ok()
+        || !bare.contains('.')
+        || bare.ends_with(".localhost")
+}
+
+/// The authority that a request was sent to; one that is no text is as good as empty.
 pub(super) fn host<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<&'r str> {
-    let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let named = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?@"));
     named.or_else(|| uri.authority().map(Authority::as_str))
 }
 
@@ -110,6 +129,25 @@ mod tests {
         ));
         assert!(matches!(from(&["*"], "https://any.example"), From::Allowed(_)));
         assert!(!From::Elsewhere.may_act());
+    }
+
+    #[test]
+    fn names_of_this_machine_are_told_from_those_of_sites() {
+        for host in
+            ["localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]", "[::1]:80", "kck", "a.localhost."]
+        {
+            assert!(is_here(host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:80",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:1",
+        ] {
+            assert!(!is_here(host), "{host}");
+        }
+        let origins = Origins(vec!["https://shop.example:81".to_owned()]);
+        assert!(origins.names("shop.example:81") && !origins.names("shop.example"));
     }
 
     #[test]

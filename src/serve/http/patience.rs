@@ -5,10 +5,11 @@
 //! quickly, and a reader must take something now and then.
 
 use std::{
+    collections::BTreeMap,
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -30,7 +31,7 @@ pub(super) struct Patience {
     pub(super) write: Duration,
 }
 
-/// What a connection waits for. Only the connection's own task changes it; the atomics are for `Send`.
+/// What a connection waits for. Only the connection's own tasks change it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Phase(Arc<Doing>);
 
@@ -42,19 +43,43 @@ struct Doing {
     began: AtomicUsize,
     /// Some of a head has come.
     head: AtomicBool,
+    /// Answers of which a piece waits to be taken, by request, and since when. Locked to note one; not kept where the
+    /// connection itself shows that nothing is taken.
+    untaken: Option<Mutex<BTreeMap<usize, Instant>>>,
 }
 
 /// A request that is being answered, until its answer is sent or given up.
 #[derive(Debug)]
-pub(super) struct Serving(Phase);
+pub(super) struct Serving {
+    phase: Phase,
+    request: usize,
+}
 
 impl Phase {
+    /// Of a connection where one answer can stand still while others flow: HTTP/2 has a window for each.
+    pub(super) fn of_http2() -> Self {
+        Self(Arc::new(Doing { untaken: Some(Mutex::default()), ..Doing::default() }))
+    }
+
+    /// Returns when a piece of an answer was not taken for so long.
+    pub(super) async fn stalls(&self, patience: Duration) {
+        let Some(untaken) = &self.0.untaken else { return std::future::pending().await };
+        let mut looks = tokio::time::interval(patience / 8);
+        loop {
+            looks.tick().await;
+            let untaken = untaken.lock().unwrap_or_else(PoisonError::into_inner);
+            if untaken.values().any(|since| since.elapsed() >= patience) {
+                return;
+            }
+        }
+    }
+
     /// A head is whole and its request is being answered: what is read now is not timed here.
     pub(super) fn serving(&self) -> Serving {
         self.0.head.store(false, Ordering::Relaxed);
         self.0.requests.fetch_add(1, Ordering::Relaxed);
-        self.0.began.fetch_add(1, Ordering::Relaxed);
-        Serving(self.clone())
+        let request = self.0.began.fetch_add(1, Ordering::Relaxed);
+        Serving { phase: self.clone(), request }
     }
 
     /// Whether a request is being answered.
@@ -63,9 +88,28 @@ impl Phase {
     }
 }
 
+impl Serving {
+    /// Whether answers are given in pieces that are timed.
+    pub(super) fn in_pieces(&self) -> bool {
+        self.phase.0.untaken.is_some()
+    }
+
+    /// A piece of the answer waits to be taken, or nothing does.
+    pub(super) fn waits(&self, waits: bool) {
+        let Some(untaken) = &self.phase.0.untaken else { return };
+        let mut untaken = untaken.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits {
+            untaken.insert(self.request, Instant::now());
+        } else {
+            untaken.remove(&self.request);
+        }
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.waits(false);
+        self.phase.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -319,6 +363,26 @@ mod tests {
         while read(&mut patient).await.is_ok() {}
         drop(patient);
         ping.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_answer_of_http_2_must_be_taken() {
+        let phase = Phase::of_http2();
+        let (one, other) = (phase.serving(), phase.serving());
+        let stalls = async |phase: &Phase, within| {
+            tokio::time::timeout(within, phase.stalls(SHORT)).await.is_ok()
+        };
+        assert!(!stalls(&phase, SHORT * 5).await, "nothing waits");
+        one.waits(true);
+        other.waits(true);
+        other.waits(false);
+        assert!(stalls(&phase, LONG).await);
+        drop(one);
+        assert!(!stalls(&phase, SHORT * 5).await);
+        let over_one = Phase::default();
+        let serving = over_one.serving();
+        serving.waits(true);
+        assert!(!stalls(&over_one, SHORT * 5).await, "there the connection shows it");
     }
 
     #[tokio::test]

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt, stream::BoxStream};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use warp::{
@@ -41,6 +44,9 @@ use super::patience::Serving;
 /// Above this an answer's bytes are sent as a part of their own instead of being copied.
 const COPY_MAX: usize = 32 * 1024;
 
+/// What is given at once where a reader is timed by the piece.
+const PIECE: usize = 16 * 1024;
+
 /// Room for the envelope around an answer's bytes.
 const ENVELOPE: usize = 256;
 
@@ -66,6 +72,11 @@ impl Text {
     /// Adds these bytes.
     pub(super) fn push(&mut self, text: &str) {
         self.open.extend_from_slice(text.as_bytes());
+    }
+
+    /// How many bytes it has.
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum::<usize>() + self.open.len()
     }
 
     /// Adds a shared slice, without copying a large one.
@@ -339,9 +350,22 @@ pub(super) fn flowing(
     response
 }
 
+/// A list in JSON: this much of it, the rest as it comes, and its end.
+pub(super) fn flowing_json(
+    begun: Text,
+    rest: impl Stream<Item = Text> + Send + 'static,
+) -> warp::reply::Response {
+    let mut end = Text::default();
+    end.push("]}");
+    let texts = stream::iter([begun]).chain(rest).chain(stream::iter([end]));
+    flowing(JSON, texts.flat_map(|text| stream::iter(text.into_parts())))
+}
+
 /// What the connection sends, and a sign that it is doing so.
 pub(super) struct Body<B> {
     content: Content<B>,
+    /// What is left of a part that is given in pieces.
+    rest: Bytes,
     /// `None` once all is handed over: what then comes is another request.
     serving: Option<Serving>,
 }
@@ -367,7 +391,22 @@ impl<B> Body<B> {
             (None, Some(Parts(parts))) => Content::Parts(parts),
             (None, None) => Content::Whole(body),
         };
-        Response::from_parts(head, Self { content, serving: Some(serving) })
+        serving.waits(true);
+        let rest = Bytes::new();
+        Response::from_parts(head, Self { content, rest, serving: Some(serving) })
+    }
+}
+
+impl<B> Body<B> {
+    /// All of it, or where pieces are timed the first and the rest later.
+    fn piece(&mut self, mut data: Bytes) -> Option<Frame<Bytes>> {
+        if let Some(serving) = self.serving.as_ref().filter(|serving| serving.in_pieces()) {
+            if data.len() > PIECE {
+                self.rest = data.split_off(PIECE);
+            }
+            serving.waits(true);
+        }
+        Some(Frame::data(data))
     }
 }
 
@@ -380,6 +419,13 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Body<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        if let Some(serving) = &this.serving {
+            serving.waits(false);
+        }
+        if !this.rest.is_empty() {
+            let rest = std::mem::take(&mut this.rest);
+            return Poll::Ready(this.piece(rest).map(Ok));
+        }
         let frame = match &mut this.content {
             Content::Whole(body) => ready!(Pin::new(body).poll_frame(cx)),
             Content::Parts(parts) => parts.pop_front().map(|part| Ok(Frame::data(part))),
@@ -387,13 +433,20 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Body<B> {
                 ready!(flow.as_mut().poll_next(cx)).map(|part| Ok(Frame::data(part)))
             }
         };
-        if frame.is_none() {
+        let Some(frame) = frame.transpose()? else {
             this.serving = None;
+            return Poll::Ready(None);
+        };
+        match frame.into_data() {
+            Ok(data) => Poll::Ready(this.piece(data).map(Ok)),
+            Err(other) => Poll::Ready(Some(Ok(other))),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
+        if !self.rest.is_empty() {
+            return false;
+        }
         match &self.content {
             Content::Whole(body) => body.is_end_stream(),
             Content::Parts(parts) => parts.is_empty(),
@@ -402,6 +455,7 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Body<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
+        // It is asked before the first piece is given.
         match &self.content {
             Content::Whole(body) => body.size_hint(),
             Content::Parts(parts) => {

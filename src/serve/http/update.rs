@@ -13,23 +13,17 @@ use warp::{
 
 use crate::{
     postgres::write::Written,
-    serve::{Context, Who, fields::Fields, problem::Problem, write},
+    serve::{Context, fields::Fields, problem::Problem, write},
 };
 
 use super::{body, door::Asked, query, reply};
-
-/// Where an update is sent, and what its body is called.
-pub(super) struct Sent {
-    pub(super) path: Tail,
-    pub(super) content_type: Option<HeaderValue>,
-}
 
 /// `PUT` or `POST`, `/update/NAME/…` or `/create/NAME/…`: all mean the same.
 pub(super) async fn update(
     context: Arc<Context>,
     asked: Asked,
     raw_query: Option<String>,
-    sent: Sent,
+    path: Tail,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Response {
     #[derive(Serialize)]
@@ -41,7 +35,7 @@ pub(super) async fn update(
     let query = query::nothing(raw_query.as_deref());
     let written = async {
         query?;
-        written(&context, &asked.who, &sent, chunks).await
+        written(&context, &asked, path.as_str(), chunks).await
     };
     let written = written.await;
     let mut response = match written {
@@ -56,20 +50,20 @@ pub(super) async fn update(
 
 async fn written(
     context: &Context,
-    who: &Who,
-    sent: &Sent,
+    asked: &Asked,
+    path: &str,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Result<Written, Problem> {
     let body = body::whole(chunks, context.limits.body_bytes).await?;
-    let media = Media::of(sent.content_type.as_ref());
+    let media = Media::of(asked.content_type.as_ref());
     if media == Media::Multipart {
         let hint = "send JSON, or a form as application/x-www-form-urlencoded";
         return Err(Problem::bad_request("body", "a body of many parts is not taken", hint));
     }
     let fields = Fields::of(&body, media == Media::Json)?;
-    let mut segments = sent.path.as_str().split('/');
+    let mut segments = path.split('/');
     let name = segments.next().unwrap_or_default();
-    write::write(context, who, name, &segments.collect::<Vec<_>>(), &fields).await
+    write::write(context, &asked.who, name, &segments.collect::<Vec<_>>(), &fields).await
 }
 
 /// What a body is called.

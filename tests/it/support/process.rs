@@ -26,7 +26,11 @@ pub(crate) async fn output(project: &Project, arguments: &[&str]) -> Output {
     std::fs::write(&file, &project.settings).unwrap();
     let mut command = command();
     command.args(arguments).arg("--config").arg(&file).env("NO_COLOR", "1");
-    command.output().await.unwrap()
+    let ended = tokio::time::timeout(
+        std::time::Duration::from_secs(60),
+        command.kill_on_drop(true).output(),
+    );
+    ended.await.expect("it ends").unwrap()
 }
 
 pub(crate) fn stdout(output: &Output) -> String {
@@ -39,7 +43,8 @@ pub(crate) fn stderr(output: &Output) -> String {
 
 pub(crate) struct Process {
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// None once it is gathered.
+    log: Option<Lines<BufReader<ChildStderr>>>,
     /// Empty until it is ready.
     pub(crate) address: String,
 }
@@ -56,17 +61,52 @@ impl Process {
     pub(crate) fn launch(project: &Project, halt_at: &str) -> Self {
         let file = project.folder.0.join("kck.toml");
         std::fs::write(&file, &project.settings).unwrap();
-        let mut child = command()
-            .args(["run", "--config"])
-            .arg(&file)
-            .env("KCK_TEST__HALT_AT", halt_at)
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut command = command();
+        command.env("KCK_TEST__HALT_AT", halt_at).args(["run", "--config"]).arg(&file);
+        Self::spawn(command)
+    }
+
+    /// The same with other lines in its log.
+    pub(crate) async fn start_logging(project: &Project, filter: &str) -> Self {
+        let file = project.folder.0.join("kck.toml");
+        std::fs::write(&file, &project.settings).unwrap();
+        let mut command = command();
+        command.env("KCK_LOG", filter).args(["run", "--config"]).arg(&file);
+        let mut process = Self::spawn(command);
+        process.ready().await;
+        process
+    }
+
+    /// The same with so many descriptors, which nothing can raise.
+    pub(crate) async fn start_with_descriptors(project: &Project, descriptors: u32) -> Self {
+        let file = project.folder.0.join("kck.toml");
+        std::fs::write(&file, &project.settings).unwrap();
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_kck"), "run", "--config"]).arg(&file);
+        let mut process = Self::spawn(shell);
+        process.ready().await;
+        process
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        command.env("NO_COLOR", "1").stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let log = Some(BufReader::new(child.stderr.take().unwrap()).lines());
         Self { child, log, address: String::new() }
+    }
+
+    /// All that it logs from now on, once it has ended.
+    pub(crate) fn gather(&mut self) -> tokio::task::JoinHandle<String> {
+        let mut log = self.log.take().expect("gathered once");
+        tokio::spawn(async move {
+            let mut text = String::new();
+            while let Ok(Some(line)) = log.next_line().await {
+                text += &line;
+                text.push('\n');
+            }
+            text
+        })
     }
 
     /// Waits until it answers.
@@ -77,7 +117,7 @@ impl Process {
 
     /// Waits for a line of the log.
     pub(crate) async fn says(&mut self, what: &str) -> String {
-        line(&mut self.log, what).await
+        line(self.log.as_mut().expect("not gathered"), what).await
     }
 
     /// kill -HUP.
