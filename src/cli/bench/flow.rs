@@ -5,10 +5,11 @@ use std::{
     num::NonZeroU32,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::apart::Store;
 use crate::{
     cli::{
         Stop, complain,
@@ -41,30 +42,20 @@ pub(super) struct Flow {
     store: Store,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Store {
-    Embedded,
-    Memory,
-}
-
-impl Store {
-    fn setting(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Memory => "memory",
-        }
-    }
-}
-
 impl Flow {
     pub(super) async fn run(self) -> Result<(), Stop> {
         let mut told = std::pin::pin!(told_to_stop());
         let interrupted = || Stop::cannot("told to stop before the end");
+        if self.store == Store::Cassandra {
+            return Err(Stop::usage("bench flow has no Cassandra of its own yet"));
+        }
+        let store = format!("kind = '{}'", self.store.name());
         let setup = Setup {
             name: "bench",
             schema: SCHEMA,
             products: &[("orders_of.sql", PRODUCT)],
-            store: self.store.setting(),
+            store: &store,
+            more: "",
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
         let own = tokio::select! {
@@ -94,7 +85,7 @@ impl Flow {
         say(&format!(
             "\n{cores} cores · PostgreSQL {}, fsync on · store {} · {} commits, one at a time\n",
             sides.version().await?,
-            self.store.setting(),
+            self.store.name(),
             self.commits,
         ));
         sides.print();
