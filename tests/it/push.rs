@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kck::observe::Counter;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -145,5 +146,27 @@ fn subscriptions_end_with_the_server_and_do_not_hold_it_up() {
         let last = events.named("error").await.json();
         assert_eq!(last["error"]["name"], json!("draining"));
         assert_eq!(events.next().await, None);
+    });
+}
+
+#[test]
+fn very_many_readers_of_one_key_each_get_its_change() {
+    run(async {
+        const READERS: usize = 200;
+        let (database, _project, kck) = sums("push_crowd").await;
+        let mut readers = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            let mut events = subscribe(&kck, "key=sum_of/1").await;
+            assert_eq!(value(&events.named("value").await.json()), ("sum_of/1", &json!(0)));
+            readers.push(events);
+        }
+        let computed = kck.counted(Counter::Computed);
+        database.run("update items set n = 5 where id = 1").await;
+        for events in &mut readers {
+            assert_eq!(value(&events.named("value").await.json()), ("sum_of/1", &json!(5)));
+        }
+        // Once for all of them.
+        assert_eq!(kck.counted(Counter::Computed), computed + 1);
+        kck.stop().await;
     });
 }
