@@ -15,6 +15,9 @@ pub(super) struct Server {
     /// Its address; else KCK_SERVER, else listen of section http in ./kck.toml.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
+    /// The token that says who asks; else KCK_TOKEN, which other users of this machine do not see.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
 }
 
 /// What it answered.
@@ -38,8 +41,11 @@ impl Server {
             .map_err(|error| away(&error))?;
         // Its end shows in the answer.
         tokio::spawn(async move { drop(connection.await) });
-        let request = Request::get(path)
-            .header("host", &address)
+        let mut request = Request::get(path).header("host", &address);
+        if let Some(token) = self.token.clone().or_else(|| named("KCK_TOKEN")) {
+            request = request.header("authorization", format!("Bearer {}", token.trim()));
+        }
+        let request = request
             .body(Empty::<Bytes>::new())
             .map_err(|error| Stop::usage(format!("'{path}' cannot be asked for: {error}")))?;
         let response = sender.send_request(request).await.map_err(|error| away(&error))?;
@@ -49,14 +55,14 @@ impl Server {
     }
 
     fn address(&self) -> Result<String, Stop> {
-        let named = self.server.clone();
-        let named = named.or_else(|| {
-            environment().into_iter().find(|(name, _)| name == "KCK_SERVER").map(|(_, value)| value)
-        });
-        let address = match named {
+        let address = match self.server.clone().or_else(|| named("KCK_SERVER")) {
             Some(address) => address,
             None => super::ConfigArgs { config: None }.load()?.listen.to_string(),
         };
         Ok(address.trim_start_matches("http://").trim_end_matches('/').to_owned())
     }
+}
+
+fn named(variable: &str) -> Option<String> {
+    environment().into_iter().find(|(name, _)| name == variable).map(|(_, value)| value)
 }

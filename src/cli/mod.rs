@@ -16,6 +16,7 @@ mod fetch;
 mod run;
 mod status;
 mod teardown;
+mod token;
 
 /// SQL files over an existing Postgres become HTTP endpoints, served from a cache that the database's own change
 /// stream keeps right.
@@ -46,6 +47,11 @@ enum Command {
     /// Show how a running kck is.
     #[command(after_help = "Example: kck status --server 127.0.0.1:8080")]
     Status(status::Status),
+    /// Print a token that this kck takes, signed with the key of its settings.
+    #[command(
+        after_help = "Example: kck token --sub 42 --scope \"orders:read kck:admin\" --ttl 1h"
+    )]
+    Token(token::Token),
     /// Remove what kck made in the source: its slot and its publication.
     #[command(after_help = "Example: kck teardown --yes")]
     Teardown(teardown::Teardown),
@@ -121,6 +127,7 @@ pub fn main() -> ExitCode {
             Command::Explain(explain) => explain.run().await,
             Command::Fetch(fetch) => fetch.run().await,
             Command::Status(status) => status.run().await,
+            Command::Token(token) => token.run().await,
             Command::Teardown(teardown) => teardown.run().await,
             Command::Demo(demo) => demo.run().await,
             Command::Bench(bench) => bench.run().await,

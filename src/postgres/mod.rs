@@ -16,6 +16,7 @@ pub use tokio_postgres::{Client, Statement};
 
 use crate::change::TableId;
 
+pub mod account;
 pub mod address;
 pub mod barrier;
 pub mod canonical;

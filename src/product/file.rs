@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Draft, Fault, Kind,
+    Access, Draft, Fault, Kind,
     files::{Drafts, Files},
     parse, policy,
 };
@@ -99,6 +99,7 @@ pub fn draft_of(kind: Kind, name: &str, file: &Path, text: String) -> Result<Dra
         }
     };
     let parameters = parameters(file, &text, header.parameters, &statement.names)?;
+    bound(file, &text, &header.policy.access, &parameters)?;
     let place = |hole: &usize| {
         let (name, _) = statement.names.get(*hole)?;
         parameters.iter().position(|parameter| parameter.name == *name)
@@ -175,6 +176,28 @@ fn parameters(
         ));
     }
     if faults.is_empty() { Ok(said) } else { Err(faults) }
+}
+
+/// Claims are bound to parameters that there are.
+fn bound(
+    file: &Path,
+    text: &str,
+    access: &Access,
+    parameters: &[ParameterSpec],
+) -> Result<(), Vec<Fault>> {
+    let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    let hint = match names.as_slice() {
+        [] => "it has no parameters; leave `claims` out".to_owned(),
+        names => format!("its parameters: {}", names.join(", ")),
+    };
+    let unknown = access.claims.iter().filter(|binding| !names.contains(&&*binding.parameter));
+    let faults: Vec<Fault> = unknown
+        .map(|binding| {
+            let what = format!("the statement has no parameter '{}'", binding.parameter);
+            Fault::at(file, text, binding.offset, what, &hint)
+        })
+        .collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
 /// Where the header's TOML lies, and where the statement begins.
@@ -422,6 +445,18 @@ mod tests {
         assert!(loaded.broken["g"][0].message.contains("two/g.sql"));
         assert_eq!(loaded.faults.len(), 1);
         assert!(loaded.faults[0].message.contains("'Bad'"));
+    }
+
+    #[test]
+    fn a_claim_is_bound_to_a_parameter_that_there_is() {
+        let bound = |name: &str| {
+            format!("/* kck\n[auth]\nclaims = {{ {name} = \"sub\" }} */\nselect :id::int")
+        };
+        assert_eq!(one(&bound("id")).unwrap().policy.access.claims[0].claim, "sub");
+        assert_eq!(
+            fault(&bound("idd")),
+            "p.sql:3:12: the statement has no parameter 'idd'\n  hint: its parameters: id"
+        );
     }
 
     #[test]

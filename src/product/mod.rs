@@ -145,6 +145,28 @@ pub enum Eager {
     Never,
 }
 
+/// Who may read a product's answers, where kck asks who reads. Answers do not depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// Everybody, without a token.
+    pub public: bool,
+    /// The scope that a token must carry.
+    pub scope: Option<String>,
+    /// Parameters that must equal claims of the token.
+    pub claims: Vec<Binding>,
+}
+
+/// A parameter that must equal a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The parameter's name.
+    pub parameter: String,
+    /// The claim's.
+    pub claim: String,
+    /// Where the file says so, in bytes.
+    pub offset: usize,
+}
+
 /// The header's settings, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -164,6 +186,8 @@ pub struct Policy {
     pub min_interval: Duration,
     /// `rls = "kck"`: answers are those of kck's own role, knowingly.
     pub own_row_security: bool,
+    /// Who may read it.
+    pub access: Access,
 }
 
 impl Default for Policy {
@@ -177,6 +201,7 @@ impl Default for Policy {
             eager: Eager::default(),
             min_interval: Duration::ZERO,
             own_row_security: false,
+            access: Access::default(),
         }
     }
 }

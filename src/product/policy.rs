@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Eager, Fault, Policy, ResultKind, Stale, parse};
+use super::{Access, Binding, Eager, Fault, Policy, ResultKind, Stale, parse};
 use crate::description::ParameterSpec;
 
 const SETTINGS: [&str; 12] = [
@@ -140,7 +140,7 @@ impl Reader<'_> {
             "warm" | "source" if self.string(name, value).is_some() => {
                 self.unsupported(name, &key.span());
             }
-            "auth" => self.unsupported("[auth]", &key.span()),
+            "auth" => policy.access = self.access(value),
             "warm" | "source" => {}
             _ => self.unknown(name, &key.span()),
         }
@@ -234,6 +234,74 @@ impl Reader<'_> {
             }
         }
         change
+    }
+
+    /// Who may read the product.
+    fn access(&mut self, value: &Value<'_>) -> Access {
+        let mut access = Access::default();
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong("auth", value, "a table like [auth]");
+            return access;
+        };
+        let mut public_at = None;
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "public" => match value.get_ref().as_bool() {
+                    Some(public) => {
+                        access.public = public;
+                        public_at = public.then(|| key.span());
+                    }
+                    None => self.wrong("public", value, "true or false"),
+                },
+                "scope" => access.scope = self.scope(value),
+                "claims" => access.claims = self.bindings(value),
+                other => {
+                    let what = format!("unknown setting '{other}' of [auth]");
+                    self.fault(&key.span(), what, "it has `public`, `scope` and `claims`");
+                }
+            }
+        }
+        if let Some(at) = public_at
+            && (access.scope.is_some() || !access.claims.is_empty())
+        {
+            let what = "what is public asks for no scope and no claims";
+            self.fault(&at, what, "leave `public` out, or `scope` and `claims`");
+        }
+        access
+    }
+
+    fn scope(&mut self, value: &Value<'_>) -> Option<String> {
+        let text = self.string("scope", value)?;
+        let sound = |b: u8| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+        if !text.is_empty() && text.bytes().all(sound) {
+            return Some(text.to_owned());
+        }
+        let hint = "it takes one scope, without blanks: \"orders:read\"";
+        self.fault(&value.span(), format!("scope cannot be '{text}'"), hint);
+        None
+    }
+
+    /// Which parameter must equal which claim, in the order they are written.
+    fn bindings(&mut self, value: &Value<'_>) -> Vec<Binding> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong("claims", value, "a table like { customer_id = \"sub\" }");
+            return Vec::new();
+        };
+        let mut bindings = Vec::new();
+        for (key, value) in table {
+            let Some(claim) = self.string("a claim's name", value) else { continue };
+            if claim.is_empty() {
+                let hint = "name the claim that the parameter must equal: \"sub\"";
+                self.fault(&value.span(), "a claim's name is empty", hint);
+            }
+            bindings.push(Binding {
+                parameter: key.get_ref().clone().into_owned(),
+                claim: claim.to_owned(),
+                offset: self.start + key.span().start,
+            });
+        }
+        bindings.sort_by_key(|binding| binding.offset);
+        bindings
     }
 
     fn parameters(&mut self, value: &Value<'_>) -> Option<Vec<ParameterSpec>> {
@@ -422,6 +490,7 @@ mod tests {
             eager: Eager::Always,
             min_interval: Duration::from_millis(250),
             own_row_security: true,
+            access: Access::default(),
         };
         assert_eq!(read.policy, want);
         let names: Vec<_> = read
@@ -438,6 +507,36 @@ mod tests {
                 ("a".into(), text("double precision"), text("20"))
             ]
         );
+    }
+
+    #[test]
+    fn who_may_read_is_read() {
+        let access = |toml: &str| header(toml).unwrap().policy.access;
+        assert_eq!(access("[auth]\npublic = true"), Access { public: true, ..Access::default() });
+        let bound =
+            access("[auth]\nscope = \"orders:read\"\nclaims = { z = \"sub\", a = \"tenant\" }");
+        assert_eq!(bound.scope.as_deref(), Some("orders:read"));
+        let claims: Vec<_> =
+            bound.claims.iter().map(|b| (b.parameter.as_str(), b.claim.as_str())).collect();
+        assert_eq!(claims, [("z", "sub"), ("a", "tenant")]);
+        assert_eq!(access("[auth]\npublic = false"), Access::default());
+    }
+
+    #[test]
+    fn an_access_that_means_nothing_is_refused() {
+        for (toml, want) in [
+            ("auth = true", "auth is of type boolean"),
+            ("[auth]\npublic = \"yes\"", "public is of type string"),
+            ("[auth]\npublic = true\nscope = \"x\"", "p.sql:2:1: what is public asks for no scope"),
+            ("[auth]\nscopes = [\"x\"]", "unknown setting 'scopes' of [auth]"),
+            ("[auth]\nscope = \"a b\"", "scope cannot be 'a b'"),
+            ("[auth]\nscope = \"\"", "scope cannot be ''"),
+            ("[auth]\nclaims = [\"sub\"]", "claims is of type array"),
+            ("[auth]\nclaims = { a = 1 }", "a claim's name is of type integer"),
+            ("[auth]\nclaims = { a = \"\" }", "a claim's name is empty"),
+        ] {
+            assert!(fault(toml).contains(want), "{toml}: {}", fault(toml));
+        }
     }
 
     #[test]
@@ -488,7 +587,6 @@ mod tests {
             ("refresh = [\"cron 0-30/5 6 * * 1,3 Europe/Oslo\"]", "refresh \"cron\""),
             ("warm = \"select 1\"", "warm"),
             ("source = \"other\"", "source"),
-            ("[auth]\nscope = \"x\"", "[auth]"),
         ] {
             assert!(fault(toml).contains(&format!("{name} is not supported yet")), "{toml}");
         }

@@ -15,6 +15,7 @@ use crate::{
     recompute, store::Store,
 };
 
+pub mod auth;
 pub mod fields;
 pub mod form;
 pub mod http;

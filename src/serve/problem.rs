@@ -401,22 +401,35 @@ impl Problem {
             .with_args([limit.to_string()])
     }
 
+    /// No token or none that holds, a wrong password: the answer is the same whatever it was.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(
+            Kind::Unauthorized,
+            "a valid token is needed",
+            "send `Authorization: Bearer TOKEN`; kck's log says at level debug what is wrong with one",
+        )
+    }
+
+    /// A token that does not allow this: the same whatever is missing, and whether or not the key exists.
+    #[must_use]
+    pub fn forbidden() -> Self {
+        let hint = "ask with another token; the product's [auth] says what it must carry";
+        Self::new(Kind::Forbidden, "the token does not allow this", hint)
+    }
+
+    /// Too many logins that failed.
+    #[must_use]
+    pub fn too_many_logins(seconds: u64) -> Self {
+        let hint = format!("try again in {seconds} seconds");
+        Self::new(Kind::TooManyRequests, "too many logins failed", hint)
+            .with_args([seconds.to_string()])
+    }
+
     /// A defect of kck; what it was is in the log.
     #[must_use]
     pub fn internal() -> Self {
         Self::new(Kind::Internal, "kck has a defect here", "the log says more; please report it")
-    }
-
-    /// Nothing is said of why: whoever guesses learns nothing.
-    #[must_use]
-    pub fn unauthorized() -> Self {
-        Self::new(Kind::Unauthorized, "a valid token is needed", "send Authorization: Bearer TOKEN")
-    }
-
-    /// The token is good, and not for this; whether it exists is not said either.
-    #[must_use]
-    pub fn forbidden() -> Self {
-        Self::new(Kind::Forbidden, "this token may not do this", "ask with a token that may")
     }
 
     /// kck is stopping.

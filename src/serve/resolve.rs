@@ -44,6 +44,21 @@ impl Canonicaliser {
         Self { source, asker: tokio::sync::Mutex::new(None), known: Cache::new(TEXTS_KEPT) }
     }
 
+    /// The canonical text of a parameter's value; `None` when it is no value of its type.
+    ///
+    /// # Errors
+    /// When the source must be asked and cannot.
+    pub async fn of(&self, parameter: &Parameter, raw: &str) -> Result<Option<Arc<str>>, Problem> {
+        self.canonical(&parameter.type_, raw).await.map_err(|error| {
+            tracing::warn!(%error, "a parameter waits for the source");
+            Problem::new(
+                Kind::SourceUnavailable,
+                "the source is needed to read a parameter and cannot be asked",
+                "try again",
+            )
+        })
+    }
+
     /// What the source prints for `raw` as this type; `None` when it is no value of it.
     async fn canonical(&self, type_: &Type, raw: &str) -> Result<Option<Arc<str>>, SourceError> {
         let known = (type_.name.clone(), raw.to_owned());
@@ -128,15 +143,7 @@ async fn asked(
     parameter: &Parameter,
     raw: &str,
 ) -> Result<Arc<str>, Problem> {
-    let asked = context.canonical.canonical(&parameter.type_, raw).await;
-    let answer = asked.map_err(|error| {
-        tracing::warn!(%error, "a parameter waits for the source");
-        Problem::new(
-            Kind::SourceUnavailable,
-            "the source is needed to read a parameter and cannot be asked",
-            "try again",
-        )
-    })?;
+    let answer = context.canonical.of(parameter, raw).await?;
     answer.ok_or_else(|| fault(product, parameter.bad(raw, "not a value of this type").into()))
 }
 

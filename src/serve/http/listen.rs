@@ -50,6 +50,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// How long requests in flight may take once kck is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long the rest of a request may take then of which only a part has come.
+const HALF_SAID: Duration = Duration::from_secs(1);
+
 /// A head over this, its URI included, is answered 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -159,11 +162,14 @@ where
             let Guest { stream, address, _places } = guest;
             match tls {
                 None => {
-                    let http2 = speaks_http2(&stream).await;
-                    connection(stream, http2, address, door, shutdown).await;
+                    let http2 = shutdown.run_until_cancelled(speaks_http2(&stream)).await;
+                    if let Some(http2) = http2 {
+                        connection(stream, http2, address, door, shutdown).await;
+                    }
                 }
                 Some(tls) => {
-                    if let Some((stream, http2)) = tls.accept(stream).await {
+                    let accepted = shutdown.run_until_cancelled(tls.accept(stream)).await;
+                    if let Some(Some((stream, http2))) = accepted {
                         connection(stream, http2, address, door, shutdown).await;
                     }
                 }
@@ -224,6 +230,7 @@ async fn connection<T, S>(
     let patience = if http2 { Patience { head: None, ..PATIENCE } } else { PATIENCE };
     let io = Patient::new(TokioIo::new(stream), patience, phase.clone());
     let visitor = Arc::new(Visitor::new(address, phase.clone()));
+    let doing = phase.clone();
     let service = service_fn(move |request| {
         let serving = phase.serving();
         let (door, visitor) = (Arc::clone(&door), Arc::clone(&visitor));
@@ -239,7 +246,8 @@ async fn connection<T, S>(
                 Some(ended) => ended,
                 None => {
                     connection.as_mut().graceful_shutdown();
-                    let drained = tokio::time::timeout(DRAIN, connection).await;
+                    let within = if doing.is_serving() { DRAIN } else { HALF_SAID };
+                    let drained = tokio::time::timeout(within, connection).await;
                     drained.unwrap_or_else(|_| {
                         tracing::warn!("a request did not end in time and was cut off");
                         Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use warp::{
     Filter, Rejection,
+    filters::BoxedFilter,
     http::{HeaderValue, Method, header::ALLOW},
     path::FullPath,
     reply::Response,
@@ -28,6 +29,7 @@ mod health;
 mod listen;
 mod manage;
 mod metrics;
+mod openapi;
 mod origin;
 mod patience;
 mod permission;
@@ -81,63 +83,126 @@ const PATHS: &[(&str, &str)] = &[
     ("/why", "GET, HEAD"),
     ("/why/*", "GET, HEAD"),
     ("/processes", ""),
-    ("/openapi.json", ""),
+    ("/openapi.json", "GET, HEAD"),
 ];
+
+/// A route, or some of them. Boxed, since each level of nesting is another type for the compiler, twice as large.
+type Route = BoxedFilter<(Response,)>;
+
+/// What routes are given beside the path.
+#[derive(Clone)]
+struct Inputs {
+    context: Arc<Context>,
+    shutdown: CancellationToken,
+}
 
 /// What answers a request. Nothing is rejected: the last route takes all that is left.
 fn routes(
     context: &Arc<Context>,
     shutdown: &CancellationToken,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
-    let opener = Opener { context: Arc::clone(context), shutdown: shutdown.clone() };
-    let opener = warp::any().map(move || opener.clone());
-    let context = Arc::clone(context);
-    let context = warp::any().map(move || Arc::clone(&context));
-    let read = warp::get().or(warp::head()).unify();
-    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
-    let at = |name| warp::path(name).and(warp::path::end());
-    let sent = warp::ext::get::<Asked>();
-    let given = context.clone().and(query);
-    let asked = context.clone().and(sent).and(query);
-    let subscribed = opener.and(sent).and(query).and(warp::header::headers_cloned());
-
-    let fetch = warp::path("fetch").and(read);
-    let fetch = fetch.and(asked.clone()).and(warp::path::tail()).then(fetch::get);
-    let fetch_many = at("fetch").and(warp::post()).and(asked.clone());
-    let fetch_many = fetch_many.and(warp::body::stream()).then(fetch::post);
-    let events = at("subscribe").and(warp::get()).and(subscribed.clone()).then(subscribe::events);
-    let socket = warp::path!("subscribe" / "ws").and(warp::get()).and(subscribed);
-    let upgrade = warp::ext::get::<Phase>().and(warp::ws());
-    let upgrade = upgrade.map(|phase, ws| Upgrade { phase, ws });
-    let socket = socket.and(upgrade).then(subscribe::socket);
-    let products = at("products").and(read).and(given.clone()).map(catalogue::products);
-    let explain = warp::path("explain").and(read).and(given.clone());
-    let explain = explain.and(warp::path::param()).and(warp::path::end()).map(explain::explain);
-    let named = |name| warp::path(name).and(asked.clone()).and(warp::path::tail());
-    let keys = warp::path("keys").and(read).and(asked.clone());
-    let keys = keys.and(warp::path::param()).and(warp::path::end()).then(manage::keys);
-    let why = read.and(named("why")).then(manage::why);
-    let refresh = warp::post().and(named("refresh")).then(manage::refresh);
-    let purge = warp::post().and(named("purge")).then(manage::purge);
-    let status = at("status").and(read).and(given.clone()).map(health::status);
-    let healthz = at("healthz").and(read).map(health::healthz);
-    let readyz = at("readyz").and(read).and(given.clone()).map(health::readyz);
-    let metrics = at("metrics").and(read).and(given.clone()).map(metrics::metrics);
-    let content_type = warp::header::value("content-type").map(Some);
-    let content_type = content_type.or(warp::any().map(|| None)).unify();
-    let update = warp::path("update").or(warp::path("create")).unify();
-    let update = update.and(warp::put().or(warp::post()).unify()).and(given);
-    let update = update.and(warp::path::tail()).and(content_type).and(warp::body::stream());
-    let update = update.then(update::update);
-    let nothing = warp::method().and(warp::path::full()).map(nothing);
-
+    let inputs = Inputs { context: Arc::clone(context), shutdown: shutdown.clone() };
+    let fetch = warp::path("fetch").and(reading()).and(inputs.asked()).and(warp::path::tail());
+    let fetch = fetch.then(fetch::get);
+    let nothing = warp::method().and(warp::path::full()).map(nothing).boxed();
+    let others = [inputs.answers(), inputs.catalogue(), inputs.keys(), inputs.health(), nothing];
     // A hit pays for every route tried before its own, and for each level of nesting around it.
-    let others = fetch_many.or(products).unify().or(status).unify().or(healthz).unify();
-    let others = others.or(explain).unify().or(events).unify().or(socket).unify();
-    let others = others.or(keys).unify().or(why).unify().or(refresh).unify().or(purge).unify();
-    let others = others.or(update).unify();
-    let others = others.or(readyz).unify().or(metrics).unify().or(nothing).unify();
-    fetch.or(others.boxed()).unify()
+    fetch.or(any_of(others)).unify()
+}
+
+/// The first that takes the request.
+fn any_of(routes: impl IntoIterator<Item = Route>) -> Route {
+    let all = routes.into_iter().reduce(|one, next| one.or(next).unify().boxed());
+    all.expect("there are some")
+}
+
+/// GET and HEAD, which hyper answers without the body.
+fn reading() -> BoxedFilter<()> {
+    warp::get().or(warp::head()).unify().boxed()
+}
+
+/// Exactly this path.
+fn at(name: &'static str) -> BoxedFilter<()> {
+    warp::path(name).and(warp::path::end()).boxed()
+}
+
+impl Inputs {
+    fn context(&self) -> BoxedFilter<(Arc<Context>,)> {
+        let context = Arc::clone(&self.context);
+        warp::any().map(move || Arc::clone(&context)).boxed()
+    }
+
+    fn query() -> BoxedFilter<(Option<String>,)> {
+        warp::query::raw().map(Some).or(warp::any().map(|| None)).unify().boxed()
+    }
+
+    fn given(&self) -> BoxedFilter<(Arc<Context>, Option<String>)> {
+        self.context().and(Self::query()).boxed()
+    }
+
+    fn asked(&self) -> BoxedFilter<(Arc<Context>, Asked, Option<String>)> {
+        self.context().and(warp::ext::get::<Asked>()).and(Self::query()).boxed()
+    }
+
+    /// Answers beyond one key's, told or written.
+    fn answers(&self) -> Route {
+        let many = at("fetch").and(warp::post()).and(self.asked()).and(warp::body::stream());
+        let opener = Opener { context: Arc::clone(&self.context), shutdown: self.shutdown.clone() };
+        let opener = warp::any().map(move || opener.clone());
+        let subscribed = opener.and(warp::ext::get::<Asked>()).and(Self::query());
+        let subscribed = subscribed.and(warp::header::headers_cloned()).boxed();
+        let events = at("subscribe").and(warp::get()).and(subscribed.clone());
+        let upgrade = warp::ext::get::<Phase>().and(warp::ws());
+        let upgrade = upgrade.map(|phase, ws| Upgrade { phase, ws });
+        let socket = warp::path!("subscribe" / "ws").and(warp::get()).and(subscribed).and(upgrade);
+        let content_type = warp::header::value("content-type").map(Some);
+        let content_type = content_type.or(warp::any().map(|| None)).unify();
+        let update = warp::path("update").or(warp::path("create")).unify();
+        let update = update.and(warp::put().or(warp::post()).unify()).and(self.given()).boxed();
+        let update = update.and(warp::path::tail()).and(content_type).and(warp::body::stream());
+        any_of([
+            many.then(fetch::post).boxed(),
+            events.then(subscribe::events).boxed(),
+            socket.then(subscribe::socket).boxed(),
+            update.then(update::update).boxed(),
+        ])
+    }
+
+    /// What there is.
+    fn catalogue(&self) -> Route {
+        let get = |name| at(name).and(reading()).and(self.given());
+        let explain = warp::path("explain").and(reading()).and(self.given());
+        let explain = explain.and(warp::path::param()).and(warp::path::end());
+        any_of([
+            get("products").map(catalogue::products).boxed(),
+            get("openapi.json").map(openapi::openapi).boxed(),
+            explain.map(explain::explain).boxed(),
+        ])
+    }
+
+    /// Tracked keys.
+    fn keys(&self) -> Route {
+        let named = |name| warp::path(name).and(self.asked()).and(warp::path::tail());
+        let keys = warp::path("keys").and(reading()).and(self.asked());
+        let keys = keys.and(warp::path::param()).and(warp::path::end());
+        any_of([
+            keys.then(manage::keys).boxed(),
+            reading().and(named("why")).then(manage::why).boxed(),
+            warp::post().and(named("refresh")).then(manage::refresh).boxed(),
+            warp::post().and(named("purge")).then(manage::purge).boxed(),
+        ])
+    }
+
+    /// How kck is.
+    fn health(&self) -> Route {
+        let get = |name| at(name).and(reading()).and(self.given());
+        any_of([
+            get("status").map(health::status).boxed(),
+            at("healthz").and(reading()).map(health::healthz).boxed(),
+            get("readyz").map(health::readyz).boxed(),
+            get("metrics").map(metrics::metrics).boxed(),
+        ])
+    }
 }
 
 /// The last route: there is nothing here, or not for this method, or not yet.

@@ -57,7 +57,8 @@ impl Phase {
         Serving(self.clone())
     }
 
-    fn is_serving(&self) -> bool {
+    /// Whether a request is being answered.
+    pub(super) fn is_serving(&self) -> bool {
         self.0.requests.load(Ordering::Relaxed) > 0
     }
 }

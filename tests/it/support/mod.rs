@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::LazyLock};
 pub(crate) mod client;
 pub(crate) mod kck;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod servers;
 

@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
-use crate::observe::Point;
+use crate::{observe::Point, serve};
+
+mod auth;
 
 /// The annotated example: every setting, its default and its reason.
-pub const EXAMPLE: &str = include_str!("../kck.example.toml");
+pub const EXAMPLE: &str = include_str!("../../kck.example.toml");
 
 /// Section, name, default, and whether its value is a secret.
 const SETTINGS: &[(&str, &str, &str, bool)] = &[
@@ -49,13 +51,25 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("limits", "connections_per_address", "1024", false),
     ("limits", "misses", "1000", false),
     ("limits", "subscriptions", "1000", false),
+    ("auth.jwt", "algorithms", "", false),
+    ("auth.jwt", "secret_file", "", false),
+    ("auth.jwt", "secret", "", true),
+    ("auth.jwt", "key_file", "", false),
+    ("auth.jwt", "jwks_file", "", false),
+    ("auth.jwt", "jwks_url", "", false),
+    ("auth.jwt", "issuer", "", false),
+    ("auth.jwt", "audience", "", false),
+    ("auth.jwt", "leeway", "30s", false),
+    ("auth.login", "query", "", false),
+    ("auth.login", "lifetime", "1h", false),
+    ("auth.login", "signing_key_file", "", false),
     // For tests of crashes: everyone who reaches this point of the protocol waits there.
     ("test", "halt_at", "", false),
 ];
 
 /// What the design names and this version does not have yet.
 const NOT_YET: &[(&str, &str)] =
-    &[("pg", ""), ("bus", ""), ("auth", ""), ("sources", ""), ("refresh", "database_share")];
+    &[("pg", ""), ("bus", ""), ("sources", ""), ("refresh", "database_share")];
 
 /// A setting that cannot be used: which, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -158,6 +172,8 @@ pub struct Config {
     pub misses: u32,
     /// Subscriptions at once of one client.
     pub subscriptions: usize,
+    /// How readers say who they are; without it nobody is asked.
+    pub auth: Option<serve::auth::Settings>,
     /// For tests of crashes.
     pub halt_at: Option<Point>,
     printed: String,
@@ -211,21 +227,22 @@ impl Config {
             )
         })?;
         let mut values = BTreeMap::new();
-        for (section, value) in &table {
-            let Some(settings) = value.as_table() else {
-                return Err(unknown(section, ""));
-            };
+        for (section, settings) in sections(&table)? {
             if settings.is_empty() {
-                known(section, "")?;
+                known(&section, "")?;
+            }
+            if auth::SECTIONS.contains(&&*section) {
+                // What stands there empty was meant to be something.
+                values.insert((section.clone(), String::new()), String::new());
             }
             for (name, value) in settings {
-                known(section, name)?;
-                values.insert((section.clone(), name.clone()), plain(section, name, value)?);
+                known(&section, name)?;
+                values.insert((section.clone(), name.clone()), plain(&section, name, value)?);
             }
         }
         for (variable, value) in environment {
             let Some((section, name)) =
-                variable.strip_prefix("KCK_").and_then(|rest| rest.split_once("__"))
+                variable.strip_prefix("KCK_").and_then(|rest| rest.rsplit_once("__"))
             else {
                 continue;
             };
@@ -268,17 +285,19 @@ impl Config {
             connections_per_address: raw.number("limits", "connections_per_address")?,
             misses: raw.number("limits", "misses")?,
             subscriptions: raw.number("limits", "subscriptions")?,
+            auth: auth::check(raw, directory)?,
             halt_at: halt_at.map_err(|fact| bad("[test] halt_at", fact, "leave it out"))?,
             printed: raw.print(),
         };
-        if !config.listen.ip().is_loopback() && !config.allow_open {
+        let asks = config.auth.is_some() || config.allow_open;
+        if !config.listen.ip().is_loopback() && !asks {
             return Err(bad(
                 "[http] listen",
                 format!(
                     "{} is not a loopback address, and nothing asks readers who they are",
                     config.listen
                 ),
-                "listen on 127.0.0.1, or say allow_open = true",
+                "listen on 127.0.0.1, set [auth.jwt], or say allow_open = true",
             ));
         }
         Ok(config)
@@ -301,6 +320,16 @@ impl Raw {
             let setting = SETTINGS.iter().find(|(s, n, ..)| (*s, *n) == (section, name));
             setting.map_or_else(String::new, |(_, _, default, _)| (*default).to_owned())
         })
+    }
+
+    /// Whether anything of a section is given.
+    fn given(&self, section: &str) -> bool {
+        self.0.keys().any(|(of, _)| of == section)
+    }
+
+    /// Whether a setting is given, even as nothing.
+    fn has(&self, section: &str, name: &str) -> bool {
+        self.0.contains_key(&(section.to_owned(), name.to_owned()))
     }
 
     fn optional(&self, section: &str, name: &str) -> Option<String> {
@@ -422,7 +451,10 @@ impl Raw {
     fn print(&self) -> String {
         let mut text = String::new();
         let mut section = "";
-        for (of, name, _, secret) in SETTINGS.iter().filter(|(section, ..)| *section != "test") {
+        let shown = |section: &str| {
+            section != "test" && (!auth::SECTIONS.contains(&section) || self.given(section))
+        };
+        for (of, name, _, secret) in SETTINGS.iter().filter(|(section, ..)| shown(section)) {
             if *of != section {
                 text.push_str(&format!("{}[{of}]\n", if section.is_empty() { "" } else { "\n" }));
                 section = of;
@@ -474,6 +506,25 @@ fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(unit)
+}
+
+/// Each section with its settings; `[auth.jwt]` is one, and `[auth]` above it none.
+fn sections(table: &toml::Table) -> Result<Vec<(String, &toml::Table)>, BadSetting> {
+    let mut sections = Vec::new();
+    for (section, value) in table {
+        let settings = value.as_table().ok_or_else(|| unknown(section, ""))?;
+        let prefix = format!("{section}.");
+        let has_parts = auth::SECTIONS.iter().any(|part| part.starts_with(&prefix));
+        if !has_parts || settings.is_empty() {
+            sections.push((section.clone(), settings));
+            continue;
+        }
+        for (part, value) in settings {
+            let settings = value.as_table().ok_or_else(|| unknown(section, part))?;
+            sections.push((format!("{prefix}{part}"), settings));
+        }
+    }
+    Ok(sections)
 }
 
 fn plain(section: &str, name: &str, value: &toml::Value) -> Result<String, BadSetting> {
@@ -571,22 +622,22 @@ mod tests {
             })
             .fold(String::new(), |text, line| text + line + "\n");
         let table: toml::Table = uncommented.parse().unwrap();
-        let named: Vec<(String, String)> = table
+        let sections = sections(&table).unwrap();
+        let named: BTreeMap<(String, String), String> = sections
             .iter()
             .flat_map(|(section, settings)| {
-                settings.as_table().unwrap().keys().map(move |name| (section.clone(), name.clone()))
+                settings.iter().map(move |(name, value)| {
+                    ((section.clone(), name.clone()), plain(section, name, value).unwrap())
+                })
             })
             .collect();
         for (section, name, default, _) in
             SETTINGS.iter().filter(|(section, ..)| *section != "test")
         {
+            let value = named.get(&((*section).to_owned(), (*name).to_owned()));
+            let value = value.unwrap_or_else(|| panic!("[{section}] {name} is missing"));
             assert!(
-                named.contains(&((*section).to_owned(), (*name).to_owned())),
-                "[{section}] {name} is missing"
-            );
-            let value = plain(section, name, &table[*section][*name]).unwrap();
-            assert!(
-                value == *default || (*section, *name) == ("source", "url"),
+                *value == *default || (*section, *name) == ("source", "url"),
                 "[{section}] {name} says {value}"
             );
         }
@@ -599,7 +650,6 @@ mod tests {
         assert!(refused("[source]\nslott = \"x\"").contains("did you mean [source] slot?"));
         assert!(refused("[http]\nlisten = 3.5").contains("a float is not taken here"));
         assert!(refused("[pg]\nlisten = \"127.0.0.1:1\"").contains("not supported yet"));
-        assert!(refused("[auth.jwt]\nissuer = \"x\"").contains("not supported yet"));
         assert!(refused("[source").contains("kck.toml:1"));
     }
 
