@@ -11,7 +11,7 @@ use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
     entry::{Meta, Stamp},
     key::Key,
-    observe::{Event, ReadSource},
+    observe::ReadSource,
     product::{Product, Stale},
     progress::Progress,
     recompute::{Error, ledger::Standing, queue::Want},
@@ -128,7 +128,7 @@ pub async fn read(
         read.once().await.map(Outcome::Answer)
     };
     if let Ok(Outcome::Answer(answer) | Outcome::Unchanged(answer)) = &outcome {
-        context.observer.note(Event::Read { source: answer.source, stale: answer.stale });
+        context.observer.answered(answer.source, answer.stale);
     }
     outcome
 }
