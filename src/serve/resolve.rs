@@ -11,7 +11,7 @@ use crate::{
     product::{
         Product, Slot,
         parameter::{Canonical, Parameter},
-        resolve::{KeyError, Raw, Resolution, resolve},
+        resolve::{KeyError, Pending, Raw, Resolution, resolve},
     },
 };
 
@@ -107,17 +107,21 @@ pub async fn from_names(
 
 async fn key(context: &Context, name: &str, raw: Raw<'_>) -> Result<(Arc<Product>, Key), Problem> {
     let product = named(context, name)?;
-    let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
-        Resolution::Key(key) => return within_limits(product, key),
-        Resolution::Ask(pending) => pending,
+    let key = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
+        Resolution::Key(key) => key,
+        // Boxed because it is rare: what is large here is moved with every request.
+        Resolution::Ask(pending) => Box::pin(asked_key(context, &product, pending)).await?,
     };
+    within_limits(product, key)
+}
+
+async fn asked_key(context: &Context, product: &Product, pending: Pending) -> Result<Key, Problem> {
     let mut answers = Vec::new();
     for (index, raw) in pending.questions() {
         let Some(parameter) = product.parameters.get(index) else { continue };
-        answers.push(asked(context, &product, parameter, raw).await?);
+        answers.push(asked(context, product, parameter, raw).await?);
     }
-    let key = pending.key(answers.iter().map(|answer| &**answer));
-    within_limits(product, key)
+    Ok(pending.key(answers.iter().map(|answer| &**answer)))
 }
 
 /// A product, as it runs or last ran.

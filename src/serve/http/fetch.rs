@@ -44,7 +44,8 @@ pub(super) async fn get(
         Err(problem) => return reply::problem(&problem),
     };
     let answered = if path.as_str().is_empty() {
-        many(context, who, query).await
+        // Boxed, as is all that a hit does not come to: its future is moved with every request.
+        Box::pin(many(context, who, query)).await
     } else {
         one(&context, &asked, path.as_str(), query).await
     };
@@ -128,7 +129,7 @@ async fn one(
         answer.body = formed(context, &product, &key, &answer, form)?;
     }
     let packs = door::text(&asked.accept_encoding).is_some_and(accepts_gzip);
-    let packed = if packs { packed(context, &key, &answer, form).await } else { None };
+    let packed = if packs { Box::pin(packed(context, &key, &answer, form)).await } else { None };
     Ok(reply::answer(key.as_str(), &answer, manner, packed.as_ref()))
 }
 
@@ -212,7 +213,7 @@ async fn resolved(
         }),
     };
     let pairs = named.iter().map(decoded).collect::<Result<Vec<_>, _>>()?;
-    resolve::from_names(context, name, &pairs).await
+    Box::pin(resolve::from_names(context, name, &pairs)).await
 }
 
 /// The type of a product's parameter, if there are such a product and parameter.
