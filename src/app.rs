@@ -35,6 +35,7 @@ use crate::{
     roster::{Known, Members, Roster},
     serve::{
         self, Context, Health, SlotHealth,
+        auth::{BadAuth, Gate, login::Login},
         form::Form,
         near::Near,
         resolve::Canonicaliser,
@@ -188,6 +189,7 @@ impl App {
     ) -> Result<Self, Failure> {
         observer.halt_at(config.halt_at);
         let http = http_settings(&config)?;
+        let gate = config.auth.as_ref().map_or_else(|| Ok(Gate::wide_open()), Gate::open)?;
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|error| Failure::new(error.to_string(), ""))?;
         let source_address = self::address(&config, &config.source_url, environment)?;
@@ -196,6 +198,8 @@ impl App {
             None => source_address.clone(),
         };
         let source = Arc::new(Source::new(source_address));
+        let login = config.auth.as_ref().map(|auth| Login::open(auth, &gate, Arc::clone(&source)));
+        let login = login.transpose()?.flatten();
         let starting = CancellationToken::new();
         let _no_more = starting.clone().drop_guard();
         let mut rebuilt = tokio::select! {
@@ -208,7 +212,8 @@ impl App {
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
         let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
         let parts = assemble(config, source, replication, rebuilt, observer);
-        Ok(spawn(parts, (listener, http), address, (first, files)))
+        let door = Door { listener, http, gate, login };
+        Ok(spawn(parts, door, address, (first, files)))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -495,16 +500,31 @@ fn assemble(
     }
 }
 
+/// How readers come in.
+struct Door {
+    listener: TcpListener,
+    http: serve::http::Settings,
+    gate: Gate,
+    login: Option<Login>,
+}
+
+impl From<BadAuth> for Failure {
+    fn from(error: BadAuth) -> Self {
+        Self::new(format!("{}: {}", error.name, error.fact), error.hint)
+    }
+}
+
 /// Sets the parts going.
 fn spawn(
     parts: Parts,
-    (listener, http): (TcpListener, serve::http::Settings),
+    door: Door,
     address: SocketAddr,
     (first, (files, updates)): (First, (Files, Drafts)),
 ) -> App {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let context = context(&parts);
+    let Door { listener, http, gate, login } = door;
+    let context = context(&parts, gate, login);
     let parts = Arc::new(parts);
     tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), http, shutdown.clone())));
     let Config { refresh_connections, statement_timeout, .. } = parts.config;
@@ -539,7 +559,7 @@ fn spawn(
     App { address, context, shutdown, tasks }
 }
 
-fn context(parts: &Parts) -> Context {
+fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
     let config = &parts.config;
     let near = Arc::new(Near::new(config.near_cache_bytes));
     let own = Arc::clone(&near);
@@ -568,6 +588,8 @@ fn context(parts: &Parts) -> Context {
             connections_per_address: config.connections_per_address,
             stale_if_error: config.stale_if_error,
         },
+        gate,
+        login,
         misses: Arc::new(Budget::new(config.misses)),
         subscriptions: Places::new(config.subscriptions),
     }

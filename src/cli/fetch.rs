@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Stop, client::Server, complain, say};
+use super::{Stop, client::Server};
 
 /// Fetch an answer from a running kck.
 #[derive(Debug, Args)]
@@ -21,6 +21,9 @@ pub(super) struct Fetch {
     /// Compute it anew.
     #[arg(long)]
     fresh: bool,
+    /// As json, ndjson or csv.
+    #[arg(long, value_name = "FORM")]
+    format: Option<String>,
     #[command(flatten)]
     server: Server,
 }
@@ -32,6 +35,7 @@ impl Fetch {
             ("min_lsn", &self.min_lsn),
             ("max_staleness", &self.max_staleness),
             ("wait", &self.wait),
+            ("format", &self.format),
         ] {
             if let Some(value) = value {
                 let mut pair = format!("{name}=");
@@ -45,12 +49,6 @@ impl Fetch {
         let question =
             if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         let reply = self.server.get(&format!("/fetch/{}{question}", self.key)).await?;
-        let text = String::from_utf8_lossy(&reply.body);
-        if reply.status == 200 {
-            say(&text);
-            return Ok(());
-        }
-        complain(&text);
-        Err(Stop::no())
+        reply.print()
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{config::Config, parts::Failure};
 
 mod bench;
+mod change;
 mod check;
 mod client;
 mod demo;
@@ -15,6 +16,7 @@ mod explain;
 mod fetch;
 mod run;
 mod status;
+mod subscribe;
 mod teardown;
 mod token;
 
@@ -44,6 +46,18 @@ enum Command {
     /// Fetch an answer from a running kck.
     #[command(after_help = "Example: kck fetch orders_of/42 --min-lsn 0/16B3748")]
     Fetch(fetch::Fetch),
+    /// Print the values of keys as they change.
+    #[command(after_help = "Example: kck subscribe orders_of/42 orders_of/43 --values 10")]
+    Subscribe(subscribe::Subscribe),
+    /// Run an update of a running kck.
+    #[command(after_help = "Example: kck update set_state id=7 state=paid")]
+    Update(change::Update),
+    /// Have a running kck compute keys now.
+    #[command(after_help = "Example: kck refresh orders_of")]
+    Refresh(change::Refresh),
+    /// Have a running kck forget keys.
+    #[command(after_help = "Example: kck purge orders_of/42")]
+    Purge(change::Purge),
     /// Show how a running kck is.
     #[command(after_help = "Example: kck status --server 127.0.0.1:8080")]
     Status(status::Status),
@@ -126,6 +140,10 @@ pub fn main() -> ExitCode {
             Command::Doctor(doctor) => doctor.run().await,
             Command::Explain(explain) => explain.run().await,
             Command::Fetch(fetch) => fetch.run().await,
+            Command::Subscribe(subscribe) => subscribe.run().await,
+            Command::Update(update) => update.run().await,
+            Command::Refresh(refresh) => refresh.run().await,
+            Command::Purge(purge) => purge.run().await,
             Command::Status(status) => status.run().await,
             Command::Token(token) => token.run().await,
             Command::Teardown(teardown) => teardown.run().await,

@@ -68,6 +68,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The text of a field, if there is one of this name and it is a text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Json(fields) => serde_json::from_str(fields.get(name)?.get()).ok(),
+            Self::Form(fields) => decoded(fields.get(name)?).ok(),
+        }
+    }
+
     /// Finds a field that is no parameter and no text either.
     #[must_use]
     pub fn undecodable(&self) -> Option<(&str, Misfit)> {

@@ -77,6 +77,10 @@ pub struct Context {
     pub observer: Observer,
     /// Bounds on what one reader may ask.
     pub limits: Limits,
+    /// Who asks.
+    pub gate: auth::Gate,
+    /// How users log in, if they do.
+    pub login: Option<auth::login::Login>,
     /// Computations that each client may cause.
     pub misses: Arc<share::Budget>,
     /// Subscriptions, of which each client may have some.

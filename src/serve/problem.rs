@@ -424,6 +424,7 @@ impl Problem {
         let hint = format!("try again in {seconds} seconds");
         Self::new(Kind::TooManyRequests, "too many logins failed", hint)
             .with_args([seconds.to_string()])
+            .after(Duration::from_secs(seconds))
     }
 
     /// A defect of kck; what it was is in the log.

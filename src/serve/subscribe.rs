@@ -29,7 +29,6 @@ use super::{
     Context, Who,
     problem::{Kind, Problem},
     read::{self, Answer, AsOf, Demand, Outcome},
-    resolve,
     share::{Client, Place},
 };
 
@@ -105,8 +104,7 @@ impl Subscription {
         })?;
         let mut keys: Vec<Watched> = Vec::with_capacity(paths.len());
         for path in paths {
-            let (product, key) = resolve::from_path(&context, &path).await?;
-            who.may_read(&context, &product, &key).await?;
+            let (_, key) = who.reads(&context, &path).await?;
             if !keys.iter().any(|watched| watched.key == key) {
                 let (sent, trouble, moved, reading) = (0, None, None, false);
                 keys.push(Watched { path, key, sent, trouble, moved, reading });
@@ -140,7 +138,7 @@ impl Subscription {
 
     /// What the reader is told next; `None` after the end.
     pub async fn next(&mut self) -> Option<Event> {
-        let ends = self.who.ends();
+        let ends = self.who.ends;
         while !self.ended {
             self.start_reading();
             let token_ends = async {
@@ -299,12 +297,11 @@ async fn read_key(
     path: String,
     key: Key,
 ) -> Result<Answer, Problem> {
-    let (product, now) = resolve::from_path(&context, &path).await?;
+    let (product, now) = who.reads(&context, &path).await?;
     if now != key {
         let hint = "subscribe again";
         return Err(Problem::new(Kind::BadRequest, "the key means another now", hint));
     }
-    who.may_read(&context, &product, &key).await?;
     let demand = Demand::plain(context.limits.wait, who.client.clone());
     let (Outcome::Answer(answer) | Outcome::Unchanged(answer)) =
         read::read(&context, &product, &key, &demand).await?;

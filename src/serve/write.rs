@@ -13,7 +13,8 @@ use crate::{
 };
 
 use super::{
-    Context,
+    Context, Who,
+    auth::permission,
     fields::{Fields, Misfit, Value},
     problem::{KeyFault, Kind, Problem, echo, listed},
 };
@@ -24,12 +25,17 @@ use super::{
 /// The request's fault, the source's, or that of the update's own rules.
 pub async fn write(
     context: &Context,
+    who: &Who,
     name: &str,
     segments: &[&str],
     fields: &Fields<'_>,
 ) -> Result<Written, Problem> {
-    let update = named(context, name)?;
+    let update = named(context, name).map_err(|problem| who.may_learn(problem))?;
+    if !update.draft.policy.access.public {
+        permission::known(&who.identity)?;
+    }
     let arguments = arguments(&update, segments, fields)?;
+    who.may_write(context, &update, &arguments).await?;
     let (sql, atomic) = (Arc::clone(&update.sql), update.atomic);
     let written = context.writer.run(Write { sql, arguments, atomic }).await;
     let update = name.to_owned();

@@ -5,11 +5,13 @@
 #![expect(clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
 mod after_restart;
+mod auth;
 mod bad_input;
 mod canary;
 mod canonical;
 mod capture;
 mod clients;
+mod commands;
 mod crash;
 mod describe;
 mod doctor;

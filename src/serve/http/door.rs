@@ -54,8 +54,8 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    pub(super) fn new(address: IpAddr, phase: Phase) -> Self {
-        Self { who: Arc::new(Who::at(address)), phase }
+    pub(super) fn new(who: Who, phase: Phase) -> Self {
+        Self { who: Arc::new(who), phase }
     }
 }
 
@@ -65,6 +65,11 @@ where
 {
     pub(super) fn new(routes: S, context: Option<Arc<Context>>, settings: &Settings) -> Self {
         Self { routes, context, origins: settings.origins.clone() }
+    }
+
+    /// Somebody at this address.
+    pub(super) fn somebody(&self, address: IpAddr) -> Who {
+        Who::at(address, self.context.as_ref().is_none_or(|context| context.gate.is_open()))
     }
 
     /// Answers a request.

@@ -108,12 +108,14 @@ async fn one(
             hint,
         ));
     }
+    asked.who.may_name(context, path)?;
     let (product, key) = resolved(context, path, &query.named).await?;
     asked.who.may_read(context, &product, &key).await?;
     let accepted = || door::text(&asked.accept).map(Form::accepted);
     let form = query.form.or_else(accepted).unwrap_or_default();
     let stale_if_error = context.limits.stale_if_error.as_secs();
-    let manner = Manner { form, public: true, stale_if_error };
+    let public = context.gate.is_open() || product.draft.policy.access.public;
+    let manner = Manner { form, public, stale_if_error };
     let known = |answer: &Answer| {
         let tags = door::text(&asked.if_none_match);
         tags.is_some_and(|tags| reply::names_version(tags, answer.version, form))
@@ -275,8 +277,7 @@ async fn listed(
     path: &str,
     demand: Demand,
 ) -> Result<(Key, Answer), Problem> {
-    let (product, key) = resolve::from_path(context, path).await?;
-    who.may_read(context, &product, &key).await?;
+    let (product, key) = who.reads(context, path).await?;
     let (Outcome::Answer(answer) | Outcome::Unchanged(answer)) =
         read::read(context, &product, &key, &demand).await?;
     Ok((key, answer))

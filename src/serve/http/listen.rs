@@ -229,7 +229,7 @@ async fn connection<T, S>(
     let phase = Phase::default();
     let patience = if http2 { Patience { head: None, ..PATIENCE } } else { PATIENCE };
     let io = Patient::new(TokioIo::new(stream), patience, phase.clone());
-    let visitor = Arc::new(Visitor::new(address, phase.clone()));
+    let visitor = Arc::new(Visitor::new(door.somebody(address), phase.clone()));
     let doing = phase.clone();
     let service = service_fn(move |request| {
         let serving = phase.serving();

@@ -27,6 +27,7 @@ mod explain;
 mod fetch;
 mod health;
 mod listen;
+mod login;
 mod manage;
 mod metrics;
 mod openapi;
@@ -76,8 +77,9 @@ const PATHS: &[(&str, &str)] = &[
     ("/refresh/*", "POST"),
     ("/purge", "POST"),
     ("/purge/*", "POST"),
-    ("/login/*", ""),
-    ("/logout", ""),
+    ("/login/*", "POST"),
+    ("/logout", "GET, HEAD"),
+    ("/logout/*", "GET, HEAD"),
     ("/keys/*", "GET, HEAD"),
     ("/explain/*", "GET, HEAD"),
     ("/why", "GET, HEAD"),
@@ -105,7 +107,8 @@ fn routes(
     let fetch = warp::path("fetch").and(reading()).and(inputs.asked()).and(warp::path::tail());
     let fetch = fetch.then(fetch::get);
     let nothing = warp::method().and(warp::path::full()).map(nothing).boxed();
-    let others = [inputs.answers(), inputs.catalogue(), inputs.keys(), inputs.health(), nothing];
+    let others = [inputs.answers(), inputs.catalogue(), inputs.keys(), inputs.health()];
+    let others = others.into_iter().chain([inputs.login(), nothing]);
     // A hit pays for every route tried before its own, and for each level of nesting around it.
     fetch.or(any_of(others)).unify()
 }
@@ -158,7 +161,7 @@ impl Inputs {
         let content_type = warp::header::value("content-type").map(Some);
         let content_type = content_type.or(warp::any().map(|| None)).unify();
         let update = warp::path("update").or(warp::path("create")).unify();
-        let update = update.and(warp::put().or(warp::post()).unify()).and(self.given()).boxed();
+        let update = update.and(warp::put().or(warp::post()).unify()).and(self.asked()).boxed();
         let update = update.and(warp::path::tail()).and(content_type).and(warp::body::stream());
         any_of([
             many.then(fetch::post).boxed(),
@@ -166,6 +169,14 @@ impl Inputs {
             socket.then(subscribe::socket).boxed(),
             update.then(update::update).boxed(),
         ])
+    }
+
+    /// Who asks.
+    fn login(&self) -> Route {
+        let login = warp::path("login").and(warp::post()).and(self.asked());
+        let login = login.and(warp::path::tail()).and(warp::body::stream());
+        let logout = warp::path("logout").and(reading()).map(login::logout);
+        any_of([login.then(login::login).boxed(), logout.boxed()])
     }
 
     /// What there is.

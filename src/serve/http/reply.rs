@@ -18,13 +18,22 @@ use warp::{
     Reply as _,
     http::{
         HeaderName, HeaderValue, Response, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY},
+        header::{
+            CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY,
+            WWW_AUTHENTICATE,
+        },
     },
 };
 
 use crate::{
     observe::ReadSource,
-    serve::{form::Form, pack::Packed, problem::Problem, read::Answer},
+    serve::{
+        auth,
+        form::Form,
+        pack::Packed,
+        problem::{Kind, Problem},
+        read::Answer,
+    },
 };
 
 use super::patience::Serving;
@@ -277,6 +286,10 @@ pub(super) fn problem(problem: &Problem) -> warp::reply::Response {
     let status = StatusCode::from_u16(problem.status());
     *response.status_mut() = status.expect("the table has statuses only");
     response.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    if problem.kind == Kind::Unauthorized {
+        let challenge = HeaderValue::from_static(auth::CHALLENGE);
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
     if let Some(retry) = problem.retry {
         let seconds = retry.as_secs() + u64::from(retry.subsec_nanos() > 0);
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));

@@ -33,7 +33,7 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// The subprotocol of kck's messages; with a token behind it, the way in for pages, which can send no other header.
-pub(super) const PROTOCOL: &str = "kck";
+const PROTOCOL: &str = "kck";
 
 /// What a client may send in one message: nothing of it is read.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -179,9 +179,14 @@ pub(super) async fn socket(
 }
 
 /// The subprotocols that a client offers.
-pub(super) fn offers(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+fn offers(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let all = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     all.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim)
+}
+
+/// The token among the subprotocols, behind kck's own name: `kck.token.TOKEN`.
+pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
+    offers(headers).find_map(|offered| offered.strip_prefix(PROTOCOL)?.strip_prefix(".token."))
 }
 
 async fn talk(socket: WebSocket, mut subscription: Subscription) {

@@ -13,14 +13,15 @@ use warp::{
 
 use crate::{
     postgres::write::Written,
-    serve::{Context, fields::Fields, problem::Problem, write},
+    serve::{Context, Who, fields::Fields, problem::Problem, write},
 };
 
-use super::{body, query, reply};
+use super::{body, door::Asked, query, reply};
 
 /// `PUT` or `POST`, `/update/NAME/…` or `/create/NAME/…`: all mean the same.
 pub(super) async fn update(
     context: Arc<Context>,
+    asked: Asked,
     raw_query: Option<String>,
     path: Tail,
     content_type: Option<HeaderValue>,
@@ -32,8 +33,12 @@ pub(super) async fn update(
         lsn: String,
         rows: u64,
     }
-    let written =
-        written(&context, raw_query.as_deref(), path.as_str(), content_type.as_ref(), chunks).await;
+    let query = query::nothing(raw_query.as_deref());
+    let written = async {
+        query?;
+        written(&context, &asked.who, path.as_str(), content_type.as_ref(), chunks).await
+    };
+    let written = written.await;
     let mut response = match written {
         Ok(Written { lsn, rows }) => {
             reply::json(&Answer { success: true, lsn: lsn.to_string(), rows })
@@ -46,12 +51,11 @@ pub(super) async fn update(
 
 async fn written(
     context: &Context,
-    raw_query: Option<&str>,
+    who: &Who,
     path: &str,
     content_type: Option<&HeaderValue>,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Result<Written, Problem> {
-    query::nothing(raw_query)?;
     let body = body::whole(chunks, context.limits.body_bytes).await?;
     let media = Media::of(content_type);
     if media == Media::Multipart {
@@ -61,7 +65,7 @@ async fn written(
     let fields = Fields::of(&body, media == Media::Json)?;
     let mut segments = path.split('/');
     let name = segments.next().unwrap_or_default();
-    write::write(context, name, &segments.collect::<Vec<_>>(), &fields).await
+    write::write(context, who, name, &segments.collect::<Vec<_>>(), &fields).await
 }
 
 /// What a body is called.
