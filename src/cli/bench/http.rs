@@ -17,6 +17,8 @@ use crate::cli::{Stop, demo::latency, say};
 const SCHEMA: &str = include_str!("../../../sql/bench/pages_schema.sql");
 const PRODUCT: &str = include_str!("../../../sql/bench/page.sql");
 const PATH: &str = "/fetch/page/7";
+const AUTH: &str =
+    "auth = { jwt = { secret = 'known to nobody but this measurement', audience = 'bench' } }\n";
 /// How long to wait between two looks at a server that starts.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
@@ -42,6 +44,9 @@ pub(super) struct Http {
     /// Ask for deflated answers.
     #[arg(long)]
     gzip: bool,
+    /// Demand a token, and send one with each request.
+    #[arg(long)]
+    token: bool,
 }
 
 /// What a turn came to.
@@ -57,29 +62,42 @@ struct Side(Vec<Turn>);
 
 impl Http {
     pub(super) async fn run(self) -> Result<(), Stop> {
+        let near = if self.cold { "limits = { near_cache = '0B' }\n" } else { "" };
+        let auth = if self.token { AUTH } else { "" };
         let wanted = Wanted {
             schema: SCHEMA,
             products: &[("page.sql", PRODUCT)],
             store: self.store,
-            more: if self.cold { "limits = { near_cache = '0B' }" } else { "" },
+            more: &format!("{near}{auth}"),
         };
         Apart::during(wanted, async |apart| self.measure(apart).await).await
     }
 
-    fn headers(&self) -> Vec<(&'static str, &'static str)> {
-        if self.gzip { vec![("accept-encoding", "gzip")] } else { Vec::new() }
+    async fn request(&self, apart: &Apart) -> Result<Vec<u8>, Stop> {
+        let mut headers = Vec::new();
+        if self.gzip {
+            headers.push(("accept-encoding", "gzip".to_owned()));
+        }
+        if self.token {
+            let config = apart.ground.config();
+            let arguments = ["token", "--sub", "bench", "--config"].map(AsRef::as_ref);
+            let token = process::output(arguments.into_iter().chain([config.as_os_str()])).await?;
+            headers.push(("authorization", format!("Bearer {}", token.trim())));
+        }
+        Ok(load::request(apart.kck.address, PATH, &headers))
     }
 
     async fn measure(&self, apart: &Apart) -> Result<(), Stop> {
-        let request = load::request(apart.kck.address, PATH, &self.headers());
+        let request = self.request(apart).await?;
         apart.hits(&request).await?;
         let (file, body) = frozen(apart, &request).await?;
         let bare = bare(&file).await?;
         say(&format!(
-            "\nstore {}{}{} · answer of {body} bytes · {} connections · {} rounds of {} s each, in turns\n",
+            "\nstore {}{}{}{} · answer of {body} bytes · {} connections · {} rounds of {} s each, in turns\n",
             self.store.name(),
             if self.cold { ", no answers in memory" } else { "" },
             if self.gzip { ", deflated" } else { "" },
+            if self.token { ", with tokens" } else { "" },
             self.connections,
             self.rounds,
             self.seconds,

@@ -17,7 +17,7 @@ use crate::cli::Stop;
 const BUFFER: usize = 8 * 1024;
 
 /// The bytes of a request, with these headers beside the needed one.
-pub(super) fn request(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn request(address: SocketAddr, path: &str, headers: &[(&str, String)]) -> Vec<u8> {
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{more}\r\n").into_bytes()
 }

@@ -69,6 +69,19 @@ impl Server {
     }
 }
 
+/// What this program prints when it is given these arguments.
+pub(super) async fn output<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+) -> Result<String, Stop> {
+    let running = |error| Stop::cannot(format!("run another kck: {error}"));
+    let program = std::env::current_exe().map_err(running)?;
+    let output = Command::new(program).args(arguments).output().await.map_err(running)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Stop::cannot(String::from_utf8_lossy(&output.stderr).trim()))
+}
+
 /// An address that nobody listens on.
 pub(super) fn free_address() -> Result<SocketAddr, Stop> {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|open| open.local_addr());
