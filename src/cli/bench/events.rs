@@ -47,6 +47,8 @@ impl Events {
     /// The text of the next event that has this in it, and when it was here.
     pub(super) async fn next_with(&mut self, needle: &[u8]) -> io::Result<(Vec<u8>, Instant)> {
         loop {
+            // The first may have come with the head.
+            self.join_parts();
             while let Some(end) = find(&self.text, EVENT_END) {
                 let event: Vec<u8> = self.text.drain(..end + EVENT_END.len()).collect();
                 if find(&event, needle).is_some() {
@@ -54,7 +56,6 @@ impl Events {
                 }
             }
             self.read().await?;
-            self.join_parts();
         }
     }
 

@@ -156,7 +156,9 @@ where
             continue;
         };
         let guest = Guest { stream, address, _places: (place, own) };
-        let (door, tls, shutdown) = (Arc::clone(&door), settings.tls.clone(), shutdown.clone());
+        // Of its own, because looking at a token locks it, and a connection looks each time that it is polled.
+        let (door, tls, shutdown) =
+            (Arc::clone(&door), settings.tls.clone(), shutdown.child_token());
         connections.spawn(async move {
             prepare(&guest.stream);
             let Guest { stream, address, _places } = guest;
