@@ -1,38 +1,25 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    change::Lsn,
-    config::{Cassandra, Config, StoreKind},
+    config::Config,
     definitions::Definitions,
-    depend::Index,
-    doctor::Stored,
-    entry::Stamp,
     follow::{self, First},
     health,
     inbox::Inbox,
-    key::Key,
-    load,
-    observe::{Event, Observer},
+    observe::Observer,
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::{
-        Catalog, Fault, Kind, Product, Slot, UpdateSlot,
-        files::{Drafts, Files},
-    },
+    product::files::{Drafts, Files},
     progress::Progress,
-    recompute::{
-        self, Handle,
-        ledger::{Ledger, Terms},
-        reserve::{Floors, Reserve},
-    },
+    rebuild::{Rebuilt, rebuild},
+    recompute::{self, Handle},
     reload::Reload,
-    resume::{self, Joins, Names, Resumed, Resuming},
-    roster::{Known, Members, Roster},
+    roster::Roster,
     serve::{
         self, Context, Health, SlotHealth,
         auth::{BadAuth, Gate, login::Login},
@@ -41,10 +28,7 @@ use crate::{
         resolve::Canonicaliser,
         share::{Budget, Places},
     },
-    store::{
-        self, Forget, Store,
-        state::{self, Matched, State},
-    },
+    store::Store,
     updates::Updates,
 };
 
@@ -55,8 +39,6 @@ const BATCH_KEYS: usize = 200;
 const BATCH_TIME: Duration = Duration::from_millis(50);
 /// The longest that stopping may take; requests in flight have ten seconds of it.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// Keys deleted by one call.
-const FORGET_AT_ONCE: usize = 1000;
 /// Updates that may wait for a connection, and the longest that one does.
 const UPDATES_WAITING: usize = 256;
 const UPDATES_WITHIN: Duration = Duration::from_secs(30);
@@ -92,76 +74,6 @@ pub fn address(
         Failure::new(format!("read {}: {error}", file.display()), "check [source] password_file")
     })?;
     Ok(address.with_password(text.lines().next().unwrap_or("")))
-}
-
-/// Opens the store that the settings name.
-///
-/// # Errors
-/// When it cannot be opened.
-pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
-    Ok(match &config.store {
-        StoreKind::Memory => Arc::new(store::memory::Memory::default()),
-        StoreKind::Embedded(path) => Arc::new(store::embedded::Embedded::open(path)?),
-        StoreKind::Cassandra(cassandra) => {
-            Arc::new(store::cassandra::Cassandra::connect(&cassandra_settings(cassandra)).await?)
-        }
-    })
-}
-
-/// Looks into the store that the settings name, and makes nothing.
-///
-/// # Errors
-/// When it is there and cannot be read.
-pub async fn stored(config: &Config) -> Result<Stored, Failure> {
-    let origin = |cells: &[store::StateCell]| Ok(Stored::Of(State::decode(cells)?.origin));
-    match &config.store {
-        StoreKind::Memory => Ok(Stored::Memory),
-        StoreKind::Embedded(path) => {
-            let holds = std::fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
-            if !holds {
-                return Ok(Stored::Nothing(writable(path)?));
-            }
-            let state = store::embedded::state(path)?;
-            state.map_or_else(|| Ok(Stored::Locked(path.clone())), |cells| origin(&cells))
-        }
-        StoreKind::Cassandra(cassandra) => {
-            let state = store::cassandra::state(&cassandra_settings(cassandra)).await?;
-            let place = || Stored::Nothing(format!("keyspace {}", cassandra.keyspace));
-            state.map_or_else(|| Ok(place()), |cells| origin(&cells))
-        }
-    }
-}
-
-/// The path, if its folder, or the nearest that is there, can be written to.
-fn writable(path: &Path) -> Result<String, Failure> {
-    let relative = |folder: &&Path| !folder.as_os_str().is_empty();
-    let nearest = path.ancestors().filter(relative).find(|folder| folder.exists());
-    let nearest = nearest.unwrap_or(Path::new("."));
-    let closed = |why: String| {
-        let hint = "let kck's user write there, or give [store] path another folder";
-        Failure::new(format!("make {}: {}: {why}", path.display(), nearest.display()), hint)
-    };
-    let seen = std::fs::metadata(nearest).map_err(|error| closed(error.to_string()))?;
-    if !seen.is_dir() {
-        return Err(closed("it is no folder".to_owned()));
-    }
-    if seen.permissions().readonly() {
-        return Err(closed("it may not be written to".to_owned()));
-    }
-    Ok(path.display().to_string())
-}
-
-fn cassandra_settings(cassandra: &Cassandra) -> store::cassandra::Settings {
-    store::cassandra::Settings {
-        contact_points: cassandra.contact_points.clone(),
-        keyspace: cassandra.keyspace.clone(),
-        local_datacenter: cassandra.local_datacenter.clone(),
-        replication: cassandra.replication,
-        username: cassandra.username.clone(),
-        password: cassandra.password.clone(),
-        tls: cassandra.tls,
-        consistency: store::cassandra::Consistency::default(),
-    }
 }
 
 impl App {
@@ -267,187 +179,6 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Compares the products with those that were matched when kck last stopped; the generations go into their
-/// fingerprints.
-fn join_at_start(
-    catalog: &mut Catalog,
-    index: &Index,
-    state: &State,
-    resumed: &Resumed,
-    stamp: impl Fn() -> u64,
-) -> Joins {
-    let matched = catalog.ready().filter(|product| product.draft.policy.change);
-    let means = |product: &Arc<Product>| {
-        let tables = load::tables_of(index, product.name());
-        let seen = load::seen(product, &resumed.publication, &tables);
-        (product.name().to_owned(), (product.fingerprint, seen))
-    };
-    let wanted = matched.map(means).collect();
-    let anew = |name: &str| resumed.new_epoch || is_published(index, resumed, name);
-    let joins = resume::joins(&state.matched, &wanted, anew, stamp);
-    for slot in catalog.products.values_mut() {
-        if let Slot::Ready { product, .. } = slot
-            && let Some(matched) = joins.matched.get(product.name())
-        {
-            let mut own = (**product).clone();
-            own.fingerprint = load::with_generation(own.fingerprint, matched.generation);
-            *product = Arc::new(own);
-        }
-    }
-    joins
-}
-
-fn is_published(index: &Index, resumed: &Resumed, product: &str) -> bool {
-    load::tables_of(index, product).iter().any(|table| resumed.published.contains(table))
-}
-
-/// Who runs from the start on.
-fn members(catalog: &Catalog, index: &Index, joins: &Joins, resumed: &Resumed) -> Members {
-    let mut members = Members::default();
-    for product in catalog.ready() {
-        let name = product.name();
-        let known = match joins.matched.get(name) {
-            Some(Matched { definition, generation, seen }) => {
-                Known::new(product, index, *definition, *generation, seen.clone())
-            }
-            None => {
-                let seen = load::seen(product, &resumed.publication, &BTreeSet::new());
-                Known::new(product, index, product.fingerprint, 0, seen)
-            }
-        };
-        members.enter(name, known);
-        if !joins.joining.contains(name) {
-            members.joined(name);
-        }
-    }
-    members.publish(&resumed.published);
-    members
-}
-
-/// What source and store together say of where kck stopped, and goes on.
-struct Rebuilt {
-    names: Names,
-    store: Arc<dyn Store>,
-    catalog: Catalog,
-    index: Index,
-    resumed: Resumed,
-    members: Members,
-    files: Files,
-    updates: Drafts,
-    ledger: Ledger,
-    /// Entries that are not firm.
-    doubts: Vec<(Key, Stamp)>,
-    reserve: Reserve,
-}
-
-async fn rebuild(
-    config: &Config,
-    source: &Arc<Source>,
-    observer: &Observer,
-    store: Option<Arc<dyn Store>>,
-) -> Result<Rebuilt, Failure> {
-    let mut client = source.connect("describe", &[]).await?;
-    let names = Names { slot: config.slot.clone(), publication: config.publication.clone() };
-    resume::stand_by(&client, &names.slot, observer).await?;
-    let store = match store {
-        Some(store) => store,
-        None => open_store(config).await?,
-    };
-    let files = Files::read(&config.directory.join("products"));
-    let updates = Drafts::read(&config.directory.join("updates"), Kind::Update);
-    let mut catalog = load::catalog(&mut client, files.loaded()).await?;
-    load::updates(&client, updates.loaded(), &mut catalog).await?;
-    let index = load::index(&catalog);
-    let state = State::decode(&store.load().await?)?;
-    let term = state.term + 1;
-    let (stamp, begun) = (u64::from(term) << 32, state.begun());
-    store.save(&[state::term(term, stamp), state::starts(&begun, stamp)]).await?;
-    let floors = Floors { stamp: state.stamp_floor, version: state.version_floor };
-    let reserve = Reserve::new(Arc::clone(&store), term, floors);
-    let wanted = index.tables().collect();
-    let resumed = Resuming { client: &client, store: &store, names: &names, observer }
-        .resume(&wanted, None, || reserve.state_stamp())
-        .await?;
-    source.expect(resumed.facts.history.clone());
-    load::refuse_unpublished(&mut catalog, &index, &resumed.unusable);
-    // Analysing every product again is only worth it where some were refused.
-    let index = if resumed.unusable.is_empty() { index } else { load::index(&catalog) };
-    let joins = join_at_start(&mut catalog, &index, &state, &resumed, || reserve.state_stamp());
-    store.save(&joins.cells).await?;
-    let members = members(&catalog, &index, &joins, &resumed);
-    // The first stamp of this start is below what is reserved here, for what may be deleted at once.
-    reserve.ensure(floors.stamp.next(), floors.version).await?;
-    if let Some(why) = resumed.began.clone() {
-        observer.note(Event::EpochBegan { epoch: resumed.position.epoch, why });
-    }
-    note_broken(&catalog, observer);
-    let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
-    let (ledger, doubts) = recover(ledger, &catalog, &joins, &state, &store).await?;
-    Ok(Rebuilt {
-        names,
-        store,
-        catalog,
-        index,
-        resumed,
-        members,
-        files,
-        updates,
-        ledger,
-        doubts,
-        reserve,
-    })
-}
-
-fn note_broken(catalog: &Catalog, observer: &Observer) {
-    let texts =
-        |faults: &[Fault]| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    for (name, slot) in &catalog.products {
-        if let Slot::Broken { faults, .. } = slot {
-            observer.note(Event::ProductBroken { product: name.clone(), why: texts(faults) });
-        }
-    }
-    for (name, slot) in &catalog.updates {
-        if let UpdateSlot::Broken { faults } = slot {
-            observer.note(Event::UpdateBroken { update: name.clone(), why: texts(faults) });
-        }
-    }
-}
-
-/// The ledger from products with their marks, track records, marks and entries (R14). What no product and no
-/// track record keeps is rubbish, and deleted.
-async fn recover(
-    mut ledger: Ledger,
-    catalog: &Catalog,
-    joins: &Joins,
-    state: &State,
-    store: &Arc<dyn Store>,
-) -> Result<(Ledger, Vec<(Key, Stamp)>), Failure> {
-    for product in catalog.ready() {
-        let mark = state.marks.get(product.name()).copied().unwrap_or_default();
-        ledger.product(product.name(), Terms::of(product), mark);
-    }
-    for joining in &joins.joining {
-        ledger.joins(joining, Lsn(u64::MAX));
-    }
-    let (stamp, begun) = (state.stamp_floor.next(), state.begun());
-    let (mut rubbish, mut doubts) = (Vec::new(), Vec::new());
-    store
-        .scan(&mut |scanned| {
-            if scanned.lease.is_some() && catalog.products.contains_key(scanned.key.product()) {
-                let issued = scanned.meta.as_ref().map_or(stamp, |meta| meta.stamp);
-                doubts.extend(ledger.recover(scanned, state::firm_up_to(&begun, issued)));
-            } else {
-                let mark = scanned.mark.unwrap_or_default();
-                rubbish.push(Forget { key: scanned.key, stamp, mark });
-            }
-        })
-        .await?;
-    for some in rubbish.chunks(FORGET_AT_ONCE) {
-        store.forget(some).await?;
-    }
-    Ok((ledger, doubts))
-}
-
 /// The parts, each with the ends of the others' channels that it needs.
 fn assemble(
     config: Config,
@@ -525,6 +256,12 @@ fn spawn(
     let mut tasks = JoinSet::new();
     let Door { listener, http, gate, login } = door;
     let context = context(&parts, gate, login);
+    // What is wrong with the address of keys shows at once, and a first token need not wait for it.
+    let gate = context.gate.clone();
+    tasks.spawn(until(shutdown.clone(), async move {
+        gate.look().await;
+        std::future::pending().await
+    }));
     let parts = Arc::new(parts);
     tasks.spawn(succeeding(serve::http::serve(listener, context.clone(), http, shutdown.clone())));
     let Config { refresh_connections, statement_timeout, .. } = parts.config;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Incoming;
 
 use super::{
@@ -54,7 +54,7 @@ impl Subscribe {
                 Ok(response) => {
                     let status = response.status().as_u16();
                     let body = response.into_body().collect().await;
-                    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                    let body = body.map(Collected::to_bytes).unwrap_or_default();
                     // Only what passes by itself is asked for again.
                     if !matches!(status, 429 | 503) || !opened {
                         return Reply { status, body }.print();

@@ -102,14 +102,24 @@ fn listening(facts: &Facts<'_>) -> Finding {
         ];
         return Finding::warn("D35", format!("{listen} cannot be listened on: {why}"), fix);
     }
-    if is_open(listen) {
-        let fix = vec![
-            "in kck.toml, below [http]: listen = \"127.0.0.1:8080\", behind a gateway of yours"
-                .to_owned(),
-        ];
-        let found =
-            format!("{listen} can be reached from elsewhere, and nobody is asked who they are");
-        return Finding::warn("D35", found, fix);
+    let warn = |found: String, fix: &str| Finding::warn("D35", found, vec![fix.to_owned()]);
+    match (is_open(listen), facts.config.auth.is_some(), facts.config.tls.is_some()) {
+        (false, ..) => {
+            Finding::pass("D35", format!("answers are served at {listen}, on this machine only"))
+        }
+        (true, false, _) => warn(
+            format!("{listen} can be reached from elsewhere, and nobody is asked who they are"),
+            "in kck.toml: [auth.jwt], or below [http]: listen = \"127.0.0.1:8080\", behind a gateway of yours",
+        ),
+        (true, true, false) => warn(
+            format!(
+                "{listen} can be reached from elsewhere, and tokens and answers go unencrypted"
+            ),
+            "in kck.toml, below [http]: tls_cert and tls_key, or a gateway of yours that encrypts",
+        ),
+        (true, true, true) => Finding::pass(
+            "D35",
+            format!("answers are served at {listen}, encrypted, to who has a token"),
+        ),
     }
-    Finding::pass("D35", format!("answers are served at {listen}, on this machine only"))
 }

@@ -27,6 +27,9 @@ const AT_ONCE: usize = 64;
 /// How long one key may take to be computed.
 const EACH_WITHIN: Duration = Duration::from_secs(60);
 
+/// Keys that are looked at for one list, whoever may read them.
+const SCANNED_AT_ONCE: usize = 10_000;
+
 /// Keys that are forgotten in one write.
 const FORGET_AT_ONCE: usize = 1000;
 
@@ -175,35 +178,33 @@ impl Context {
     }
 
     /// The next tracked keys of a product behind this one, in the order of their texts, as far as `who` may read
-    /// them.
-    ///
-    /// # Errors
-    /// An unknown product.
+    /// them; and where the rest begins, if there is one.
     pub async fn list(
         &self,
         who: &Who,
         product: &Arc<Product>,
         after: &str,
         most: usize,
-    ) -> Vec<Listed> {
-        let mut listed = Vec::new();
-        let mut after = after.to_owned();
-        while listed.len() < most {
-            let some: Vec<Key> = {
-                let ledger = self.recompute.ledger();
-                let keys = ledger.keys_from(product.name(), &after);
-                keys.filter(|key| key.as_str() > after.as_str()).take(most).cloned().collect()
-            };
-            let Some(last) = some.last() else { break };
-            last.as_str().clone_into(&mut after);
-            for key in some {
-                if listed.len() < most && who.may_read(self, product, &key).await.is_ok() {
-                    let entry = self.standing(&key);
-                    listed.push(Listed { key, entry });
+    ) -> (Vec<Listed>, Option<Key>) {
+        let keys: Vec<Key> = {
+            let ledger = self.recompute.ledger();
+            let keys = ledger.keys_from(product.name(), after);
+            let keys = keys.filter(|key| key.as_str() > after);
+            keys.take(SCANNED_AT_ONCE).cloned().collect()
+        };
+        let all = keys.len() < SCANNED_AT_ONCE;
+        let (mut listed, last) = (Vec::new(), keys.last().cloned());
+        for key in keys {
+            if who.may_read(self, product, &key).await.is_ok() {
+                if listed.len() == most {
+                    let next = listed.last().map(|last: &Listed| last.key.clone());
+                    return (listed, next);
                 }
+                let entry = self.standing(&key);
+                listed.push(Listed { key, entry });
             }
         }
-        listed
+        (listed, last.filter(|_| !all))
     }
 
     /// What is known of a key.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kck::observe::Event;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -287,4 +288,85 @@ fn a_stopping_server_ends_what_is_open() {
         // Neither is waited for as a request is that is being answered.
         assert!(stopped.elapsed() < Duration::from_secs(8));
     });
+}
+
+#[test]
+fn a_certificate_that_is_replaced_is_taken_up_and_a_bad_one_is_not() {
+    run(async {
+        let (_database, mut project) = items("http_tls").await;
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures/tls");
+        let file = |name: &str| project.folder.0.join(name);
+        for (from, to) in [("server.crt", "own.crt"), ("server.key", "own.key")] {
+            std::fs::copy(format!("{fixtures}/{from}"), file(to)).unwrap();
+        }
+        let (certificate, key) = (file("own.crt"), file("own.key"));
+        project.settings = project
+            .settings
+            .replace("[http]\n", "[http]\ntls_cert = \"own.crt\"\ntls_key = \"own.key\"\n");
+        let kck = project.start().await;
+        let mut events = kck.observer.subscribe();
+        // Whose key it is not.
+        std::fs::copy(format!("{fixtures}/client.crt"), &certificate).unwrap();
+        let is = |event: &Event, well: bool| matches!(event, Event::Part { part: "tls", trouble } if trouble.is_none() == well);
+        Kck::event(&mut events, |event| is(event, false)).await;
+        assert_eq!(shown(&kck).await, certificate_of(&format!("{fixtures}/server.crt")));
+        std::fs::copy(format!("{fixtures}/client.key"), &key).unwrap();
+        Kck::event(&mut events, |event| is(event, true)).await;
+        assert_eq!(shown(&kck).await, certificate_of(&format!("{fixtures}/client.crt")));
+        kck.stop().await;
+    });
+}
+
+/// The certificate that is shown, whoever made it.
+async fn shown(kck: &Kck) -> Vec<u8> {
+    #[derive(Debug)]
+    struct Anybody;
+    impl rustls::client::danger::ServerCertVerifier for Anybody {
+        fn verify_server_cert(
+            &self,
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &[rustls::pki_types::CertificateDer<'_>],
+            _: &rustls::pki_types::ServerName<'_>,
+            _: &[u8],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            let provider = rustls::crypto::aws_lc_rs::default_provider();
+            provider.signature_verification_algorithms.supported_schemes()
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
+    let stream = TcpStream::connect(&kck.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let tls = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn certificate_of(file: &str) -> Vec<u8> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    CertificateDer::from_pem_file(file).unwrap().to_vec()
 }

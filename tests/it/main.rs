@@ -24,6 +24,7 @@ mod invisible;
 mod login;
 mod oracle;
 mod push;
+mod push_many;
 mod reading;
 mod reload;
 mod store;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use kck::observe::Counter;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
 use crate::support::{
     client::Events,
@@ -149,24 +150,56 @@ fn subscriptions_end_with_the_server_and_do_not_hold_it_up() {
     });
 }
 
+/// The next message that is JSON.
+async fn message<S>(socket: &mut S) -> Value
+where
+    S: futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
+{
+    let next = async {
+        loop {
+            if let Message::Text(text) = socket.next().await.expect("the socket is open").unwrap() {
+                return serde_json::from_str(&text).unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), next).await.expect("a message comes")
+}
+
 #[test]
-fn very_many_readers_of_one_key_each_get_its_change() {
+fn a_socket_is_told_the_same_and_goes_on_where_it_was() {
     run(async {
-        const READERS: usize = 200;
-        let (database, _project, kck) = sums("push_crowd").await;
-        let mut readers = Vec::with_capacity(READERS);
-        for _ in 0..READERS {
-            let mut events = subscribe(&kck, "key=sum_of/1").await;
-            assert_eq!(value(&events.named("value").await.json()), ("sum_of/1", &json!(0)));
-            readers.push(events);
-        }
-        let computed = kck.counted(Counter::Computed);
+        let (database, _project, kck) = sums("push_socket").await;
+        let at = |query: &str| format!("ws://{}/subscribe/ws?{query}", kck.address);
+        let mut request = at("key=sum_of/1").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "kck, kck.token.x".parse().unwrap());
+        let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], "kck");
+        let first = message(&mut socket).await;
+        assert_eq!(
+            (&first["event"], value(&first["data"])),
+            (&json!("value"), ("sum_of/1", &json!(0)))
+        );
         database.run("update items set n = 5 where id = 1").await;
-        for events in &mut readers {
-            assert_eq!(value(&events.named("value").await.json()), ("sum_of/1", &json!(5)));
-        }
-        // Once for all of them.
-        assert_eq!(kck.counted(Counter::Computed), computed + 1);
+        let second = message(&mut socket).await;
+        assert_eq!(value(&second["data"]), ("sum_of/1", &json!(5)));
+        drop(socket);
+        database.run("update items set n = 6 where id = 1").await;
+        let id = second["id"].as_str().unwrap();
+        let again = at(&format!("key=sum_of/1&last_event_id={id}"));
+        let (mut socket, _) = tokio_tungstenite::connect_async(again).await.unwrap();
+        assert_eq!(value(&message(&mut socket).await["data"]), ("sum_of/1", &json!(6)));
+        let fresh = message(&mut socket).await;
+        assert_eq!(
+            (&fresh["event"], &fresh["data"]["keys"]),
+            (&json!("fresh"), &json!(["sum_of/1"]))
+        );
+        // A page of another site opens none.
+        let mut foreign = at("key=sum_of/1").into_client_request().unwrap();
+        foreign.headers_mut().insert("origin", "https://evil.example".parse().unwrap());
+        let refused = tokio_tungstenite::connect_async(foreign).await.unwrap_err();
+        assert!(refused.to_string().contains("403"), "{refused}");
         kck.stop().await;
+        let last = message(&mut socket).await;
+        assert_eq!(last["data"]["error"]["name"], json!("draining"));
     });
 }

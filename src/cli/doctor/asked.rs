@@ -9,7 +9,6 @@ use tokio::{net::TcpListener, time::Instant};
 
 use super::Addresses;
 use crate::{
-    app,
     capture::probe,
     change::TableId,
     config::Config,
@@ -19,6 +18,7 @@ use crate::{
     parts::Failure,
     postgres::{self, Client, connect, publication, server, slot},
     product::{Catalog, Fault, file::Loaded},
+    stores,
 };
 
 /// No question takes longer.
@@ -43,7 +43,7 @@ impl Asked {
         let folder = config.directory.join("products");
         let loaded = load::files(&folder);
         let mut products = Products { folder: folder.display().to_string(), ..Products::default() };
-        let store = app::stored(config).await.map_err(refusal);
+        let store = stores::stored(config).await.map_err(refusal);
         let listening = TcpListener::bind(config.listen).await;
         let listening = listening.map(drop).map_err(|error| error.to_string());
         let mut publishable = BTreeSet::new();

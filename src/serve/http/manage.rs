@@ -72,9 +72,8 @@ pub(super) async fn keys(
         let most = context.limits.keys_per_request;
         let page = query::page(raw_query.as_deref(), most)?;
         let product = resolve::named(&context, &product)?;
-        let listed = context.list(&asked.who, &product, &page.after, page.limit).await;
-        let next = (listed.len() == page.limit).then(|| listed.last()).flatten();
-        let next = next.map(|last| last.key.to_string());
+        let (listed, next) = context.list(&asked.who, &product, &page.after, page.limit).await;
+        let next = next.map(|last| last.to_string());
         let keys = listed.into_iter().map(|listed| KeyView {
             key: listed.key.to_string(),
             entry: listed.entry.map(Into::into),

@@ -44,6 +44,7 @@ mod update;
 use door::Asked;
 use patience::Phase;
 use subscribe::{Opener, Upgrade};
+use update::Sent;
 
 pub use listen::{serve, starting};
 pub use origin::Origins;
@@ -166,7 +167,9 @@ impl Inputs {
         let content_type = content_type.or(warp::any().map(|| None)).unify();
         let update = warp::path("update").or(warp::path("create")).unify();
         let update = update.and(warp::put().or(warp::post()).unify()).and(self.asked()).boxed();
-        let update = update.and(warp::path::tail()).and(content_type).and(warp::body::stream());
+        let sent = warp::path::tail().and(content_type);
+        let sent = sent.map(|path, content_type| Sent { path, content_type });
+        let update = update.and(sent).and(warp::body::stream());
         any_of([
             many.then(fetch::post).boxed(),
             events.then(subscribe::events).boxed(),

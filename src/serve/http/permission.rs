@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use warp::http::{Request, header};
+use warp::http::{HeaderValue, Request, header};
 
-use crate::serve::{
-    Context, Who,
-    auth::{Identity, permission},
-    problem::Problem,
-};
+use crate::serve::{Context, Who, auth::permission, problem::Problem};
 
 use super::subscribe;
 
@@ -47,7 +43,11 @@ pub(super) async fn check<B>(
     if gate.is_open() || need == Need::Nothing {
         return Ok(());
     }
-    let named = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let mut named = request.headers().get_all(header::AUTHORIZATION).iter();
+    let (named, second) = (named.next().map(HeaderValue::as_bytes), named.next());
+    if second.is_some() {
+        return Err(Problem::unauthorized());
+    }
     // A page that opens a socket can send its token in no other way.
     let token = named.or_else(|| subscribe::token(request.headers()).map(str::as_bytes));
     let identity = match (token.and_then(|token| gate.remembered(token)), need) {
@@ -58,7 +58,7 @@ pub(super) async fn check<B>(
     if need == Need::Admin {
         permission::admin(&identity)?;
     }
-    if !Identity::is_nobody(&identity) {
+    if !identity.is_nobody() {
         let ends = gate.ends(&identity);
         *who = Arc::new(who.with(identity, ends));
     }

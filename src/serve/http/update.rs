@@ -18,13 +18,18 @@ use crate::{
 
 use super::{body, door::Asked, query, reply};
 
+/// Where an update is sent, and what its body is called.
+pub(super) struct Sent {
+    pub(super) path: Tail,
+    pub(super) content_type: Option<HeaderValue>,
+}
+
 /// `PUT` or `POST`, `/update/NAME/…` or `/create/NAME/…`: all mean the same.
 pub(super) async fn update(
     context: Arc<Context>,
     asked: Asked,
     raw_query: Option<String>,
-    path: Tail,
-    content_type: Option<HeaderValue>,
+    sent: Sent,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Response {
     #[derive(Serialize)]
@@ -36,7 +41,7 @@ pub(super) async fn update(
     let query = query::nothing(raw_query.as_deref());
     let written = async {
         query?;
-        written(&context, &asked.who, path.as_str(), content_type.as_ref(), chunks).await
+        written(&context, &asked.who, &sent, chunks).await
     };
     let written = written.await;
     let mut response = match written {
@@ -52,18 +57,17 @@ pub(super) async fn update(
 async fn written(
     context: &Context,
     who: &Who,
-    path: &str,
-    content_type: Option<&HeaderValue>,
+    sent: &Sent,
     chunks: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Result<Written, Problem> {
     let body = body::whole(chunks, context.limits.body_bytes).await?;
-    let media = Media::of(content_type);
+    let media = Media::of(sent.content_type.as_ref());
     if media == Media::Multipart {
         let hint = "send JSON, or a form as application/x-www-form-urlencoded";
         return Err(Problem::bad_request("body", "a body of many parts is not taken", hint));
     }
     let fields = Fields::of(&body, media == Media::Json)?;
-    let mut segments = path.split('/');
+    let mut segments = sent.path.as_str().split('/');
     let name = segments.next().unwrap_or_default();
     write::write(context, who, name, &segments.collect::<Vec<_>>(), &fields).await
 }
