@@ -49,7 +49,8 @@ impl Canonicaliser {
     /// # Errors
     /// When the source must be asked and cannot.
     pub async fn of(&self, parameter: &Parameter, raw: &str) -> Result<Option<Arc<str>>, Problem> {
-        self.canonical(&parameter.type_, raw).await.map_err(|error| {
+        // Boxed because it is rare: what is large here is moved with every request.
+        Box::pin(self.canonical(&parameter.type_, raw)).await.map_err(|error| {
             tracing::warn!(%error, "a parameter waits for the source");
             Problem::new(
                 Kind::SourceUnavailable,

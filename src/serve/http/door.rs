@@ -16,7 +16,7 @@ use crate::serve::{
 };
 
 use super::{
-    Settings,
+    Settings, fetch,
     origin::{self, Origins},
     patience::Phase,
     permission, reply,
@@ -118,6 +118,10 @@ where
         let (accept, accept_encoding) = (of(header::ACCEPT), of(header::ACCEPT_ENCODING));
         let asked =
             Asked { who, accept, accept_encoding, if_none_match: of(header::IF_NONE_MATCH) };
+        // A hit needs none of the filters, and would pay for each.
+        if let (Some(context), Some(key)) = (&self.context, key_in(&request)) {
+            return Ok(fetch::at(context, &asked, request.uri().query(), key).await);
+        }
         request.extensions_mut().insert(asked);
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(visitor.phase.clone());
@@ -127,6 +131,13 @@ where
             Err(never) => match never {},
         }
     }
+}
+
+/// The path of a key that is fetched.
+fn key_in<B>(request: &Request<B>) -> Option<&str> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let key = request.uri().path().strip_prefix("/fetch/").filter(|key| !key.is_empty());
+    key.filter(|_| reads)
 }
 
 impl Problem {

@@ -38,16 +38,25 @@ pub(super) async fn get(
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
-    let who = Arc::clone(&asked.who);
-    let query = match Query::parse(raw_query.as_deref(), context.limits.wait, who.client.clone()) {
+    at(&context, &asked, raw_query.as_deref(), path.as_str()).await
+}
+
+/// What lies at this path behind `/fetch/`.
+pub(super) async fn at(
+    context: &Arc<Context>,
+    asked: &Asked,
+    raw_query: Option<&str>,
+    path: &str,
+) -> Response {
+    let query = match Query::parse(raw_query, context.limits.wait, asked.who.client.clone()) {
         Ok(query) => query,
         Err(problem) => return reply::problem(&problem),
     };
-    let answered = if path.as_str().is_empty() {
+    let answered = if path.is_empty() {
         // Boxed, as is all that a hit does not come to: its future is moved with every request.
-        Box::pin(many(context, who, query)).await
+        Box::pin(many(Arc::clone(context), Arc::clone(&asked.who), query)).await
     } else {
-        one(&context, &asked, path.as_str(), query).await
+        one(context, asked, path, query).await
     };
     answered.unwrap_or_else(|problem| reply::problem(&problem))
 }

@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -172,7 +171,8 @@ where
                 Some(tls) => {
                     let accepted = shutdown.run_until_cancelled(tls.accept(stream)).await;
                     if let Some(Some((stream, http2))) = accepted {
-                        connection(stream, http2, address, door, shutdown).await;
+                        // Boxed, so that a connection without TLS has no room for it.
+                        Box::pin(connection(stream, http2, address, door, shutdown)).await;
                     }
                 }
             }
@@ -243,7 +243,8 @@ async fn connection<T, S>(
     });
     macro_rules! served {
         ($connection:expr) => {{
-            let mut connection = pin!($connection);
+            // Boxed, because the two protocols need very different room.
+            let mut connection = Box::pin($connection);
             match shutdown.run_until_cancelled(connection.as_mut()).await {
                 Some(ended) => ended,
                 None => {
