@@ -91,13 +91,6 @@ pub enum Event {
         /// The SQLSTATE, or what stands for it.
         code: String,
     },
-    /// A read was answered.
-    Read {
-        /// From where.
-        source: ReadSource,
-        /// Whether it said `stale`.
-        stale: bool,
-    },
     /// Somebody had to look at a part that is down; said once when it goes and once when it comes back.
     Part {
         /// Which: `source`, `stream`, `store`.
@@ -342,6 +335,20 @@ impl Default for Observer {
 }
 
 impl Observer {
+    /// Counts a read that was answered, and whether it said `stale`. It is no event: to wake whoever listens would be
+    /// most of what a hit costs.
+    pub fn answered(&self, source: ReadSource, stale: bool) {
+        let counter = match source {
+            ReadSource::Hit => Counter::Hits,
+            ReadSource::Miss => Counter::Misses,
+            ReadSource::Wait => Counter::Waits,
+        };
+        self.count(counter, 1);
+        if stale {
+            self.count(Counter::Stale, 1);
+        }
+    }
+
     /// Notes an event: counts it, logs it, tells whoever listens.
     pub fn note(&self, event: Event) {
         self.count_event(&event);
@@ -466,15 +473,6 @@ impl Observer {
             Event::ComputeFailed { .. } => self.count(Counter::ComputeFailures, 1),
             Event::Updated { .. } => self.count(Counter::Updates, 1),
             Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
-            Event::Read { source, stale } => {
-                let counter = match source {
-                    ReadSource::Hit => Counter::Hits,
-                    ReadSource::Miss => Counter::Misses,
-                    ReadSource::Wait => Counter::Waits,
-                };
-                self.count(counter, 1);
-                self.count(Counter::Stale, u64::from(*stale));
-            }
             _ => {}
         }
     }
@@ -533,7 +531,6 @@ fn log(event: &Event) {
         Event::Marked { .. }
         | Event::Refreshed { .. }
         | Event::Updated { .. }
-        | Event::Computed { .. }
-        | Event::Read { .. } => {}
+        | Event::Computed { .. } => {}
     }
 }

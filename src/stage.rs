@@ -80,6 +80,8 @@ struct Histogram {
 pub struct Taken {
     /// How often.
     pub count: u64,
+    /// All of them together, divided by that.
+    pub mean: Duration,
     /// Half of them took at most this, rounded up to a bucket.
     pub p50: Duration,
     /// And 99 of a hundred this.
@@ -118,7 +120,9 @@ impl Stages {
             let bound = BOUNDS.get(at.unwrap_or(last).min(last)).copied().unwrap_or_default();
             Duration::from_micros(bound)
         };
-        (count > 0).then(|| Taken { count, p50: within(50), p99: within(99) })
+        let micros = self.0.get(stage as usize).map(|all| all.micros.load(Ordering::Relaxed));
+        let mean = Duration::from_micros(micros.unwrap_or_default() / count.max(1));
+        (count > 0).then(|| Taken { count, mean, p50: within(50), p99: within(99) })
     }
 
     /// All of them in Prometheus's text format.

@@ -11,7 +11,7 @@ use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
     entry::{Meta, Stamp},
     key::Key,
-    observe::{Event, ReadSource},
+    observe::ReadSource,
     product::{Product, Stale},
     progress::Progress,
     recompute::{Error, ledger::Standing, queue::Want},
@@ -123,12 +123,13 @@ pub async fn read(
 ) -> Result<Outcome, Error> {
     let read = Read { context, product, key, demand, deadline: Instant::now() + demand.wait };
     let outcome = if demand.after.is_some() {
-        read.newer().await
+        // Boxed, as is all that a hit does not come to: its future is moved with every request.
+        Box::pin(read.newer()).await
     } else {
         read.once().await.map(Outcome::Answer)
     };
     if let Ok(Outcome::Answer(answer) | Outcome::Unchanged(answer)) = &outcome {
-        context.observer.note(Event::Read { source: answer.source, stale: answer.stale });
+        context.observer.answered(answer.source, answer.stale);
     }
     outcome
 }
@@ -165,8 +166,8 @@ impl Read<'_> {
     async fn once(&self) -> Result<Answer, Error> {
         self.epoch_agrees()?;
         if self.demand.fresh {
-            self.until_visible().await?;
-            return Ok(self.computed(Want::New, ReadSource::Miss).await?.answer);
+            Box::pin(self.until_visible()).await?;
+            return Ok(Box::pin(self.computed(Want::New, ReadSource::Miss)).await?.answer);
         }
         if self.demand.min_lsn.is_none()
             && self.demand.max_staleness.is_none()
@@ -178,7 +179,7 @@ impl Read<'_> {
             }
             return Ok(held.answer);
         }
-        self.demanded().await
+        Box::pin(self.demanded()).await
     }
 
     /// Waits, and computes where waiting cannot help, until the demand is met.

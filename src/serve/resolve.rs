@@ -11,7 +11,7 @@ use crate::{
     product::{
         Product, Slot,
         parameter::{Canonical, Parameter},
-        resolve::{KeyError, Raw, Resolution, resolve},
+        resolve::{KeyError, Pending, Raw, Resolution, resolve},
     },
     recompute,
 };
@@ -66,7 +66,8 @@ impl Canonicaliser {
         }
         let share = self.misses.take(client, Instant::now());
         share.map_err(|retry| recompute::Error::OverShare { retry })?;
-        self.ask(known, type_).await.map_err(|error| {
+        // Boxed because it is rare: what is large here is moved with every request.
+        Box::pin(self.ask(known, type_)).await.map_err(|error| {
             tracing::warn!(%error, "a parameter waits for the source");
             Problem::new(
                 Kind::SourceUnavailable,
@@ -134,18 +135,27 @@ async fn key(
     raw: Raw<'_>,
 ) -> Result<(Arc<Product>, Key), Problem> {
     let product = named(context, name)?;
-    let pending = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
-        Resolution::Key(key) => return within_limits(product, key),
-        Resolution::Ask(pending) => pending,
+    let key = match resolve(&product, raw).map_err(|error| fault(&product, error))? {
+        Resolution::Key(key) => key,
+        // Boxed because it is rare: what is large here is moved with every request.
+        Resolution::Ask(pending) => Box::pin(asked_key(context, client, &product, pending)).await?,
     };
+    within_limits(product, key)
+}
+
+async fn asked_key(
+    context: &Context,
+    client: &Client,
+    product: &Product,
+    pending: Pending,
+) -> Result<Key, Problem> {
     let mut answers = Vec::new();
     for (index, raw) in pending.questions() {
         let Some(parameter) = product.parameters.get(index) else { continue };
         let answer = context.canonical.of(client, parameter, raw).await?;
-        answers.push(answer.ok_or_else(|| not_of_its_type(&product, parameter, raw))?);
+        answers.push(answer.ok_or_else(|| not_of_its_type(product, parameter, raw))?);
     }
-    let key = pending.key(answers.iter().map(|answer| &**answer));
-    within_limits(product, key)
+    Ok(pending.key(answers.iter().map(|answer| &**answer)))
 }
 
 /// A product, as it runs or last ran.

@@ -25,6 +25,7 @@ mod login;
 mod oracle;
 mod original;
 mod push;
+mod push_many;
 mod reading;
 mod reload;
 mod security;

@@ -5,10 +5,11 @@ use std::{
     num::NonZeroU32,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::{apart::Store, pushed::Pushed};
 use crate::{
     cli::{
         Stop, complain,
@@ -26,9 +27,9 @@ use crate::{
 const SCHEMA: &str = include_str!("../../../sql/bench/flow_schema.sql");
 const PRODUCT: &str = include_str!("../../../sql/bench/orders_of.sql");
 /// As in the schema.
-const ORDERS: i64 = 10_000;
-const CUSTOMERS: i64 = 1000;
-const UPDATE: &str = "update orders set total = total + 1 where id = $1 returning total";
+pub(super) const ORDERS: i64 = 10_000;
+pub(super) const CUSTOMERS: i64 = 1000;
+pub(super) const UPDATE: &str = "update orders set total = total + 1 where id = $1 returning total";
 
 /// From a commit to the fresh answer, beside the time of the bare query.
 #[derive(Debug, Args)]
@@ -39,32 +40,28 @@ pub(super) struct Flow {
     /// Where answers lie.
     #[arg(long, value_enum, default_value_t = Store::Embedded)]
     store: Store,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Store {
-    Embedded,
-    Memory,
-}
-
-impl Store {
-    fn setting(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Memory => "memory",
-        }
-    }
+    /// Also measure until an event tells a subscriber, and print the time in each stage.
+    #[arg(long)]
+    push: bool,
+    /// Commits a second to other keys while a subscriber waits.
+    #[arg(long, value_name = "N", requires = "push")]
+    rate: Option<NonZeroU32>,
 }
 
 impl Flow {
     pub(super) async fn run(self) -> Result<(), Stop> {
         let mut told = std::pin::pin!(told_to_stop());
         let interrupted = || Stop::cannot("told to stop before the end");
+        if self.store == Store::Cassandra {
+            return Err(Stop::usage("bench flow has no Cassandra of its own yet"));
+        }
+        let store = format!("kind = '{}'", self.store.name());
         let setup = Setup {
             name: "bench",
             schema: SCHEMA,
             products: &[("orders_of.sql", PRODUCT)],
-            store: self.store.setting(),
+            store: &store,
+            more: "",
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
         let own = tokio::select! {
@@ -94,11 +91,25 @@ impl Flow {
         say(&format!(
             "\n{cores} cores · PostgreSQL {}, fsync on · store {} · {} commits, one at a time\n",
             sides.version().await?,
-            self.store.setting(),
+            self.store.name(),
             self.commits,
         ));
         sides.print();
+        if self.push {
+            let pushed = Pushed { commits: self.commits, rate: self.rate };
+            Box::pin(pushed.measure(own, &bare_query(own)?)).await?;
+        }
         Ok(())
+    }
+}
+
+/// What kck runs for the product, as anybody could.
+fn bare_query(own: &Own) -> Result<String, Stop> {
+    match own.context.catalog.borrow().products.get("orders_of") {
+        Some(Slot::Ready { product, .. }) => {
+            Ok(product.draft.question.sql(|hole| format!("${}", hole + 1)))
+        }
+        _ => Err(Stop::cannot("load orders_of: it is broken\n  hint: KCK_LOG=info tells why")),
     }
 }
 
@@ -117,18 +128,8 @@ struct Sides {
 impl Sides {
     async fn open(own: &Own) -> Result<Self, Stop> {
         let client = own.connect("bench").await?;
-        let sql = match own.context.catalog.borrow().products.get("orders_of") {
-            Some(Slot::Ready { product, .. }) => {
-                product.draft.question.sql(|hole| format!("${}", hole + 1))
-            }
-            _ => {
-                return Err(Stop::cannot(
-                    "load orders_of: it is broken\n  hint: KCK_LOG=info tells why",
-                ));
-            }
-        };
         Ok(Self {
-            query: client.prepare(&sql).await.map_err(failed)?,
+            query: client.prepare(&bare_query(own)?).await.map_err(failed)?,
             update: client.prepare(UPDATE).await.map_err(failed)?,
             position: client.prepare(POSITION).await.map_err(failed)?,
             reader: Reader::connect(own.address).await?,
@@ -207,13 +208,13 @@ impl Sides {
     }
 }
 
-fn line(name: &str, columns: [String; 3]) -> String {
+pub(super) fn line(name: &str, columns: [String; 3]) -> String {
     let [p50, p99, max] = columns;
     format!("{name:<28}{p50:>12}{p99:>12}{max:>12}")
 }
 
 /// Whether the answer has the order as it was committed.
-fn has(answer: &Value, order: i64, total: i64) -> bool {
+pub(super) fn has(answer: &Value, order: i64, total: i64) -> bool {
     let mut rows = answer.get("value").and_then(Value::as_array).into_iter().flatten();
     let is = |row: &Value, name: &str, number: i64| {
         row.get(name).and_then(Value::as_i64) == Some(number)
@@ -221,6 +222,6 @@ fn has(answer: &Value, order: i64, total: i64) -> bool {
     rows.any(|row| is(row, "id", order) && is(row, "total", total))
 }
 
-fn failed(error: impl std::error::Error) -> Stop {
+pub(super) fn failed(error: impl std::error::Error) -> Stop {
     refused("ask the database", error)
 }

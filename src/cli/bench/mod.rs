@@ -4,9 +4,17 @@ use clap::{Args, Subcommand};
 
 use super::Stop;
 
+mod apart;
+mod bare;
 mod capture;
+mod events;
 mod flow;
+mod http;
+mod load;
 mod overhead;
+mod process;
+mod push;
+mod pushed;
 mod side;
 
 /// Measure on a Postgres of kck's own.
@@ -27,14 +35,26 @@ enum What {
     /// pgbench's rate on the source with nobody attached, with pg_recvlogical, and with kck.
     #[command(after_help = "Example: kck bench overhead --seconds 30")]
     Overhead(overhead::Overhead),
+    /// Hits a second over HTTP, beside a bare server that sends the same bytes.
+    #[command(after_help = "Example: kck bench http --store memory --rounds 9")]
+    Http(http::Http),
+    /// Very many subscribers of one key: what each costs, and when each has a change.
+    #[command(after_help = "Example: kck bench push --clients 1000")]
+    Push(push::Push),
+    /// What hits are measured against.
+    #[command(hide = true)]
+    Bare(bare::Bare),
 }
 
 impl Bench {
     pub(super) async fn run(self) -> Result<(), Stop> {
         match self.what {
-            What::Flow(flow) => flow.run().await,
+            What::Flow(flow) => Box::pin(flow.run()).await,
             What::Capture(capture) => Box::pin(capture.run()).await,
             What::Overhead(overhead) => Box::pin(overhead.run()).await,
+            What::Http(http) => Box::pin(http.run()).await,
+            What::Push(push) => Box::pin(push.run()).await,
+            What::Bare(bare) => bare.run().await,
         }
     }
 }

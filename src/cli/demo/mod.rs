@@ -76,7 +76,8 @@ impl Demo {
             name: "demo",
             schema: SCHEMA,
             products: PRODUCTS,
-            store: "embedded",
+            store: "kind = 'embedded'",
+            more: "",
             listen: address(),
         };
         let own = tokio::select! {
@@ -164,7 +165,7 @@ fn introduce(own: &Own) {
     say(&format!("  curl http://{address}/products"));
     say(&format!("  curl http://{address}/status\n"));
     say(&format!("products: {}", products.display()));
-    say(&format!("database: psql {} (change rows yourself, then fetch again)\n", own.url));
+    say(&format!("database: psql {} (change rows yourself, then fetch again)\n", own.ground.url));
 }
 
 /// Reads after each commit as its writer would: nothing older than the commit will do.

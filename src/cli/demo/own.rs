@@ -34,8 +34,10 @@ pub(in crate::cli) struct Setup<'a> {
     pub(in crate::cli) schema: &'a str,
     /// File names and texts.
     pub(in crate::cli) products: &'a [(&'a str, &'a str)],
-    /// The setting `[store] kind`.
+    /// The settings of section store, in one line.
     pub(in crate::cli) store: &'a str,
+    /// More lines of settings.
+    pub(in crate::cli) more: &'a str,
     pub(in crate::cli) listen: SocketAddr,
 }
 
@@ -45,44 +47,72 @@ pub(in crate::cli) const POSITION: &str = "select pg_current_wal_insert_lsn()::t
 /// What is in flight in kck has limits of its own, far below this.
 const STOP_AT_MOST: Duration = Duration::from_secs(15);
 
+/// A running Postgres with the schema, and a folder with settings and products for a kck over it.
+pub(in crate::cli) struct Ground {
+    /// Where the database is, for its superuser.
+    pub(in crate::cli) url: String,
+    pub(in crate::cli) folder: Folder,
+    postgres: Postgres,
+}
+
+impl Ground {
+    /// Starts it, telling what takes long.
+    pub(in crate::cli) async fn start(setup: &Setup<'_>) -> Result<Self, Stop> {
+        say("looking for a PostgreSQL…");
+        let folder = Folder::create(setup.name)?;
+        let password =
+            password().map_err(|error| Stop::cannot(format!("make a password: {error}")))?;
+        let settings = PostgresSettings {
+            password: Some(password),
+            fsync: true,
+            cache: cache(),
+            ..PostgresSettings::default()
+        };
+        let postgres = Postgres::start(settings, &|line| say(line)).await?;
+        say("making a database…");
+        let url = make_database(&postgres, setup).await?;
+        folder.write_products(setup.products)?;
+        let ground = Self { url, folder, postgres };
+        let (path, text) = (ground.config(), settings_text(&ground.url, setup));
+        fs::write(&path, text)
+            .map_err(|error| Stop::cannot(format!("write {}: {error}", path.display())))?;
+        Ok(ground)
+    }
+
+    /// Where the settings are.
+    pub(in crate::cli) fn config(&self) -> PathBuf {
+        self.folder.path().join("kck.toml")
+    }
+
+    /// A connection to the database.
+    pub(in crate::cli) async fn connect(&self, role: &str) -> Result<Client, Stop> {
+        client(&self.url, role).await
+    }
+
+    /// Stops Postgres; the files go.
+    pub(in crate::cli) async fn stop(mut self) -> Result<(), Stop> {
+        Ok(self.postgres.stop().await?)
+    }
+}
+
 /// A running Postgres and a running kck.
 pub(in crate::cli) struct Own {
     /// Where kck answers.
     pub(in crate::cli) address: SocketAddr,
     pub(in crate::cli) context: Context,
-    /// Where the database is, for its superuser.
-    pub(in crate::cli) url: String,
+    pub(in crate::cli) ground: Ground,
     kck: JoinHandle<Result<(), Failure>>,
     told: CancellationToken,
     ended: CancellationToken,
-    postgres: Postgres,
-    folder: Folder,
 }
 
 impl Own {
     /// Starts both, telling what takes long.
     pub(in crate::cli) async fn start(setup: Setup<'_>) -> Result<Self, Stop> {
-        say("looking for a PostgreSQL…");
-        let folder = Folder::create(setup.name)?;
-        let password =
-            password().map_err(|error| Stop::cannot(format!("make a password: {error}")))?;
-        let cache = environment()
-            .into_iter()
-            .find(|(name, _)| name == "KCK_CACHE")
-            .map(|(_, value)| value.into());
-        let settings = PostgresSettings {
-            password: Some(password),
-            fsync: true,
-            cache,
-            ..PostgresSettings::default()
-        };
-        let postgres = Postgres::start(settings, &|line| say(line)).await?;
-        say("making a database…");
-        let url = make_database(&postgres, &setup).await?;
+        let ground = Ground::start(&setup).await?;
         say("starting kck…");
-        folder.write_products(setup.products)?;
-        let app = Box::pin(App::start(config(&url, &folder.0, &setup)?, &[], Observer::default()))
-            .await?;
+        let config = parsed(&settings_text(&ground.url, &setup), ground.folder.path())?;
+        let app = Box::pin(App::start(config, &[], Observer::default())).await?;
         let (address, context) = (app.address, app.context.clone());
         let (told, ended) = (CancellationToken::new(), CancellationToken::new());
         let (telling, ending) = (told.clone().cancelled_owned(), ended.clone().drop_guard());
@@ -91,7 +121,7 @@ impl Own {
             drop(ending);
             result
         });
-        let own = Self { address, context, url, kck, told, ended, postgres, folder };
+        let own = Self { address, context, ground, kck, told, ended };
         tokio::select! {
             followed = followed(&own.context) => followed?,
             // Stopping says why.
@@ -102,12 +132,12 @@ impl Own {
 
     /// Where the product files are.
     pub(in crate::cli) fn products(&self) -> PathBuf {
-        self.folder.0.join("products")
+        self.ground.folder.0.join("products")
     }
 
     /// A connection to the database.
     pub(in crate::cli) async fn connect(&self, role: &str) -> Result<Client, Stop> {
-        client(&self.url, role).await
+        self.ground.connect(role).await
     }
 
     /// Returns when kck ended by itself, which it does only when it cannot go on; [`Own::stop`] says why.
@@ -116,10 +146,10 @@ impl Own {
     }
 
     /// Stops kck and then Postgres; their files go.
-    pub(in crate::cli) async fn stop(mut self) -> Result<(), Stop> {
+    pub(in crate::cli) async fn stop(self) -> Result<(), Stop> {
         self.told.cancel();
         let ended = tokio::time::timeout(STOP_AT_MOST, self.kck).await;
-        self.postgres.stop().await?;
+        self.ground.stop().await?;
         match ended {
             Ok(Ok(ended)) => Ok(ended?),
             Ok(Err(panic)) => Err(Stop::cannot(format!("run kck: {panic}"))),
@@ -158,12 +188,16 @@ pub(in crate::cli) async fn followed(context: &Context) -> Result<(), Stop> {
     Ok(())
 }
 
-fn config(url: &str, folder: &Path, setup: &Setup<'_>) -> Result<Config, Stop> {
-    let text = format!(
-        "source = {{ url = '{url}' }}\nstore = {{ kind = '{}' }}\nhttp = {{ listen = '{}' }}\n",
-        setup.store, setup.listen
-    );
-    parsed(&text, folder)
+fn settings_text(url: &str, setup: &Setup<'_>) -> String {
+    format!(
+        "source = {{ url = '{url}' }}\nstore = {{ {} }}\nhttp = {{ listen = '{}' }}\n{}\n",
+        setup.store, setup.listen, setup.more
+    )
+}
+
+/// Where fetched programs are kept, if not in the usual place.
+pub(in crate::cli) fn cache() -> Option<PathBuf> {
+    environment().into_iter().find(|(name, _)| name == "KCK_CACHE").map(|(_, value)| value.into())
 }
 
 /// Settings of a kck of one's own: what the environment says is meant for another.

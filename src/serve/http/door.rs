@@ -16,7 +16,7 @@ use crate::serve::{
 };
 
 use super::{
-    Settings,
+    Settings, fetch,
     origin::{self, Origins},
     patience::Phase,
     permission, reply,
@@ -149,6 +149,10 @@ where
             if_none_match: of(header::IF_NONE_MATCH),
             content_type: of(header::CONTENT_TYPE),
         };
+        // A hit needs none of the filters, and would pay for each.
+        if let (Some(context), Some(key)) = (&self.context, key_in(&request)) {
+            return Ok(fetch::at(context, &asked, request.uri().query(), key).await);
+        }
         request.extensions_mut().insert(asked);
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(visitor.phase.clone());
@@ -158,6 +162,13 @@ where
             Err(never) => match never {},
         }
     }
+}
+
+/// The path of a key that is fetched.
+fn key_in<B>(request: &Request<B>) -> Option<&str> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let key = request.uri().path().strip_prefix("/fetch/").filter(|key| !key.is_empty());
+    key.filter(|_| reads)
 }
 
 impl Problem {

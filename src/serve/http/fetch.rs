@@ -42,15 +42,25 @@ pub(super) async fn get(
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
-    let who = Arc::clone(&asked.who);
-    let query = match Query::parse(raw_query.as_deref(), context.limits.wait, who.client.clone()) {
+    at(&context, &asked, raw_query.as_deref(), path.as_str()).await
+}
+
+/// What lies at this path behind `/fetch/`.
+pub(super) async fn at(
+    context: &Arc<Context>,
+    asked: &Asked,
+    raw_query: Option<&str>,
+    path: &str,
+) -> Response {
+    let query = match Query::parse(raw_query, context.limits.wait, asked.who.client.clone()) {
         Ok(query) => query,
         Err(problem) => return reply::problem(&problem),
     };
-    let answered = if path.as_str().is_empty() {
-        many(context, who, query).await
+    let answered = if path.is_empty() {
+        // Boxed, as is all that a hit does not come to: its future is moved with every request.
+        Box::pin(many(Arc::clone(context), Arc::clone(&asked.who), query)).await
     } else {
-        one(&context, &asked, path.as_str(), query).await
+        one(context, asked, path, query).await
     };
     answered.unwrap_or_else(|problem| reply::problem(&problem))
 }
@@ -134,7 +144,7 @@ async fn one(
         answer.body = formed(context, &product, &key, &answer, form)?;
     }
     let packs = door::text(&asked.accept_encoding).is_some_and(accepts_gzip);
-    let packed = if packs { packed(context, &key, &answer, form).await } else { None };
+    let packed = if packs { Box::pin(packed(context, &key, &answer, form)).await } else { None };
     Ok(reply::answer(key.as_str(), &answer, manner, packed.as_ref()))
 }
 
@@ -219,7 +229,7 @@ async fn resolved(
         }),
     };
     let pairs = named.iter().map(decoded).collect::<Result<Vec<_>, _>>()?;
-    resolve::from_names(context, client, name, &pairs).await
+    Box::pin(resolve::from_names(context, client, name, &pairs)).await
 }
 
 /// The type of a product's parameter, if there are such a product and parameter.

@@ -155,7 +155,7 @@ fn tenths(number: f64) -> f64 {
 /// How long each stage took so far, as far as it ran.
 fn stages(context: &Context) -> BTreeMap<&'static str, StageView> {
     let view = |stage: Stage| {
-        let Taken { count, p50, p99 } = context.observer.stages().taken(stage)?;
+        let Taken { count, p50, p99, .. } = context.observer.stages().taken(stage)?;
         let millis = |time: Duration| time.as_secs_f64() * 1000.0;
         Some((stage.name(), StageView { count, p50_ms: millis(p50), p99_ms: millis(p99) }))
     };

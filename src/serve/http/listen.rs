@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -181,7 +180,9 @@ where
             continue;
         };
         let guest = Guest { stream, address, _places: (place, own) };
-        let (door, tls, shutdown) = (Arc::clone(&door), settings.tls.clone(), shutdown.clone());
+        // Of its own, because looking at a token locks it, and a connection looks each time that it is polled.
+        let (door, tls, shutdown) =
+            (Arc::clone(&door), settings.tls.clone(), shutdown.child_token());
         connections.spawn(async move {
             prepare(&guest.stream);
             let Guest { stream, address, _places } = guest;
@@ -195,7 +196,8 @@ where
                 Some(tls) => {
                     let accepted = shutdown.run_until_cancelled(tls.accept(stream)).await;
                     if let Some(Some((stream, http2))) = accepted {
-                        connection(stream, http2, address, door, shutdown).await;
+                        // Boxed, so that a connection without TLS has no room for it.
+                        Box::pin(connection(stream, http2, address, door, shutdown)).await;
                     }
                 }
             }
@@ -266,7 +268,8 @@ async fn connection<T, S>(
     });
     macro_rules! served {
         ($connection:expr) => {{
-            let mut connection = pin!($connection);
+            // Boxed, because the two protocols need very different room.
+            let mut connection = Box::pin($connection);
             let served = tokio::select! {
                 ended = shutdown.run_until_cancelled(connection.as_mut()) => ended,
                 () = doing.stalls(patience.write) => {

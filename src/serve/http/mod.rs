@@ -106,7 +106,11 @@ fn routes(
     shutdown: &CancellationToken,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     let inputs = Inputs { context: Arc::clone(context), shutdown: shutdown.clone() };
-    let fetch = warp::path("fetch").and(reading()).and(inputs.asked()).and(warp::path::tail());
+    // In no box, unlike the others: each is paid with every hit.
+    let (read, given) = (warp::get().or(warp::head()).unify(), Arc::clone(context));
+    let given = warp::any().map(move || Arc::clone(&given)).and(warp::ext::get::<Asked>());
+    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
+    let fetch = warp::path("fetch").and(read).and(given).and(query).and(warp::path::tail());
     let fetch = fetch.then(fetch::get);
     let nothing = warp::method().and(warp::path::full()).map(nothing).boxed();
     let others = [inputs.answers(), inputs.catalogue(), inputs.keys(), inputs.health()];

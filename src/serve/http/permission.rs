@@ -52,8 +52,9 @@ pub(super) async fn check<B>(
     let token = named.or_else(|| subscribe::token(request.headers()).map(str::as_bytes));
     let identity = match (token.and_then(|token| gate.remembered(token)), need) {
         (Some(identity), _) => identity,
-        (None, Need::Product) => gate.identify_or_nobody(token).await?,
-        (None, _) => gate.identify(token).await?,
+        // Boxed because a token is seldom seen for the first time: what is large here is moved with every request.
+        (None, Need::Product) => Box::pin(gate.identify_or_nobody(token)).await?,
+        (None, _) => Box::pin(gate.identify(token)).await?,
     };
     if need == Need::Admin {
         permission::admin(&identity)?;

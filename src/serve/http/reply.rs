@@ -50,6 +50,9 @@ const PIECE: usize = 16 * 1024;
 /// Room for the envelope around an answer's bytes.
 const ENVELOPE: usize = 256;
 
+/// Headers of an answer, with those that the door adds.
+const HEADERS: usize = 12;
+
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
@@ -146,15 +149,19 @@ impl Text {
     }
 
     /// A response of this text.
-    pub(super) fn into_json(mut self) -> warp::reply::Response {
-        let last = self.open.freeze();
-        if self.parts.is_empty() {
-            return json_bytes(last);
-        }
-        self.parts.push(last);
-        let mut response = parts(self.parts.into());
+    pub(super) fn into_json(self) -> warp::reply::Response {
+        let mut response = self.into_response();
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         response
+    }
+
+    fn into_response(mut self) -> warp::reply::Response {
+        let last = self.open.freeze();
+        if self.parts.is_empty() {
+            return bytes(last);
+        }
+        self.parts.push(last);
+        parts(self.parts.into())
     }
 }
 
@@ -210,7 +217,7 @@ pub(super) fn answer(
         (Form::Json, None) => {
             let mut text = Text::default();
             text.answer(key, answer);
-            text.into_json()
+            text.into_response()
         }
         (Form::Json, Some(packed)) => {
             let (mut before, mut after) = (Text::default(), Text::default());
@@ -222,6 +229,7 @@ pub(super) fn answer(
         (_, Some(packed)) => parts(packed.within(b"", b"").into()),
     };
     let headers = response.headers_mut();
+    headers.reserve(HEADERS);
     headers.insert(CONTENT_TYPE, kind(manner.form));
     if packed.is_some() {
         headers.insert(CONTENT_ENCODING, GZIP);
@@ -255,7 +263,6 @@ fn describe(response: &mut warp::reply::Response, answer: &Answer, manner: Manne
         HeaderValue::from_maybe_shared(buffer.split().freeze()).expect("digits and punctuation")
     };
     let headers = response.headers_mut();
-    headers.reserve(10);
     let version = answer.version;
     // The envelope moves while its answer does not; bare bytes are these very bytes.
     let tag = match (manner.form, packed) {
