@@ -32,6 +32,8 @@ pub struct Row {
     pub insert: String,
     /// The source's clock when the statement began.
     pub time_us: i64,
+    /// How long it had been at work when it gave this row.
+    pub spent_us: i64,
 }
 
 struct Connection {
@@ -148,6 +150,7 @@ async fn query_once(
                 snapshot: row.try_get(2).map_err(fail)?,
                 insert: row.try_get(3).map_err(fail)?,
                 time_us: row.try_get(4).map_err(fail)?,
+                spent_us: row.try_get(5).map_err(fail)?,
             })
         })
         .collect()

@@ -1,8 +1,8 @@
 //! Budget: how long statements may be executing at the source, all together and for one product. Pure.
 //!
 //! Within any ten seconds no more than the set share of wall time is spent; a statement that takes longer than that by
-//! itself is followed by a rest as long as its time is worth. One product gets half of it at most, so that a slow one
-//! leaves room for the others.
+//! itself is followed by a rest as long as its time is worth. One product gets half of it at most for keys that nobody
+//! waits for, so that a slow one leaves room for the others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -52,11 +52,17 @@ impl Budget {
         Self { share, all, by_product, running: HashMap::new(), next: 0 }
     }
 
-    /// Whether a statement of this product that takes about so long may begin now.
+    /// Whether a statement of this product that takes about so long may begin now; `urgent` where somebody waits for it.
     ///
     /// # Errors
     /// When to ask again.
-    pub fn may(&mut self, product: &str, estimate: Duration, now: Instant) -> Result<(), Instant> {
+    pub fn may(
+        &mut self,
+        product: &str,
+        urgent: bool,
+        estimate: Duration,
+        now: Instant,
+    ) -> Result<(), Instant> {
         let whole = WINDOW.mul_f64(self.share);
         let runs = |of: Option<&str>| -> Duration {
             let running = self.running.values();
@@ -65,6 +71,9 @@ impl Budget {
         };
         let (all, own) = (runs(None), runs(Some(product)));
         self.all.may(estimate, all, whole, now)?;
+        if urgent {
+            return Ok(());
+        }
         let spent = self.by_product.entry(product.to_owned()).or_default();
         spent.may(estimate, own, whole.mul_f64(PRODUCT_PART), now)
     }
@@ -78,10 +87,12 @@ impl Budget {
         Ticket(self.next)
     }
 
-    /// It has ended.
-    pub fn end(&mut self, ticket: &Ticket, now: Instant) {
-        let Some(Running { product, began, .. }) = self.running.remove(&ticket.0) else { return };
-        let took = now.saturating_duration_since(began);
+    /// It has ended, and kept the source at work for so long.
+    pub fn end(&mut self, ticket: &Ticket, took: Duration, now: Instant) {
+        let Some(Running { product, .. }) = self.running.remove(&ticket.0) else { return };
+        if took.is_zero() {
+            return;
+        }
         self.all.add(took, self.share, now);
         let share = self.share * PRODUCT_PART;
         self.by_product.entry(product).or_default().add(took, share, now);
@@ -155,10 +166,10 @@ mod tests {
         let (mut budget, start) = (Budget::new(share), Instant::now());
         let (mut at, mut ran) = (Duration::ZERO, Vec::new());
         while at < ms(60_000) {
-            match budget.may("p", takes, start + at) {
+            match budget.may("p", false, takes, start + at) {
                 Ok(()) => {
                     let ticket = budget.begin("p", takes, start + at);
-                    budget.end(&ticket, start + at + takes);
+                    budget.end(&ticket, takes, start + at + takes);
                     ran.push((at, at + takes));
                     at += takes;
                 }
@@ -202,12 +213,13 @@ mod tests {
     fn a_slow_product_leaves_room_for_others() {
         let (mut budget, now) = (Budget::new(0.5), Instant::now());
         let slow = budget.begin("slow", ms(2_000), now);
-        assert!(budget.may("slow", ms(2_000), now).is_err());
-        assert!(budget.may("fast", ms(20), now).is_ok());
-        budget.end(&slow, now + ms(2_000));
+        assert!(budget.may("slow", false, ms(2_000), now).is_err());
+        assert!(budget.may("fast", false, ms(20), now).is_ok());
+        budget.end(&slow, ms(2_000), now + ms(2_000));
         let later = now + ms(2_000);
-        assert!(budget.may("slow", ms(2_000), later).is_err());
-        assert!(budget.may("fast", ms(20), later).is_ok());
+        assert!(budget.may("slow", false, ms(2_000), later).is_err());
+        assert!(budget.may("fast", false, ms(20), later).is_ok());
+        assert!(budget.may("slow", true, ms(2_000), later).is_ok(), "somebody waits for it");
         assert!((0.39..0.41).contains(&budget.used(later)));
     }
 
@@ -215,7 +227,7 @@ mod tests {
     fn one_connections_worth_and_more_may_be_all_of_the_time() {
         let (mut budget, now) = (Budget::new(4.0), Instant::now());
         let tickets: Vec<Ticket> = (0..2).map(|_| budget.begin("p", ms(9_000), now)).collect();
-        assert!(budget.may("q", ms(9_000), now).is_ok());
+        assert!(budget.may("q", false, ms(9_000), now).is_ok());
         assert_eq!(tickets.len(), 2);
     }
 
@@ -225,10 +237,10 @@ mod tests {
             let share = f64::from(share) / 10.0;
             let (mut budget, start) = (Budget::new(share), Instant::now());
             let first = budget.begin("p", ms(takes), start);
-            budget.end(&first, start + ms(takes));
+            budget.end(&first, ms(takes), start + ms(takes));
             let mut at = start + ms(takes);
             let mut looks = 0;
-            while let Err(later) = budget.may("p", ms(takes), at) {
+            while let Err(later) = budget.may("p", false, ms(takes), at) {
                 prop_assert!(later > at, "it is worth waiting");
                 at = later;
                 looks += 1;

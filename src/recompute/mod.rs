@@ -63,6 +63,8 @@ pub struct Ran {
     pub insert: Lsn,
     /// The source's clock when the statement began.
     pub time: SourceTime,
+    /// How long the source was at work, the way there and back left out.
+    pub spent: Duration,
 }
 
 /// Why keys could not be computed.

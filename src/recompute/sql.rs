@@ -4,6 +4,8 @@
 //! one prepared statement whatever its size. Postgres makes the JSON; the statement's own snapshot, insert
 //! position and clock come with every row (R4).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -54,7 +56,9 @@ pub fn statement(product: &Product) -> String {
     let mut sql = format!(
         "select kck_keys.kck_n, {value}, pg_catalog.pg_current_snapshot()::text, \
          pg_catalog.pg_current_wal_insert_lsn()::text, \
-         (extract(epoch from pg_catalog.statement_timestamp()) * 1000000)::bigint from "
+         (extract(epoch from pg_catalog.statement_timestamp()) * 1000000)::bigint, \
+         (extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) * 1000000)::bigint \
+         from "
     );
     if parameters.is_empty() {
         sql.push_str("(values (1::bigint)) kck_keys(kck_n)");
@@ -130,6 +134,8 @@ impl Run for Sql {
                 .map_err(|_| RunError::Unsound("a position that is none"))?;
             ran.insert = ran.insert.max(insert);
             ran.time = SourceTime(row.time_us);
+            let spent = u64::try_from(row.spent_us).unwrap_or(0);
+            ran.spent = ran.spent.max(Duration::from_micros(spent));
         }
         if answered == keys.len() { Ok(ran) } else { Err(RunError::Unsound("not one row a key")) }
     }

@@ -106,8 +106,8 @@ impl Worker {
                 Next::Batch(keys, ticket) => {
                     // One wake-up may stand for many keys: another worker looks while this one is busy.
                     self.handle.shared.asked.notify_one();
-                    self.batch(keys).await;
-                    self.handle.budget().end(&ticket, Instant::now());
+                    let took = self.batch(keys).await;
+                    self.handle.budget().end(&ticket, took, Instant::now());
                     // What had to wait for the budget may go now.
                     self.handle.shared.asked.notify_one();
                 }
@@ -136,7 +136,7 @@ impl Worker {
         for candidate in queue.candidates(now) {
             let (most, estimate) = self.costs.batch(&candidate.product, &self.handle);
             let mut budget = self.handle.budget();
-            match budget.may(&candidate.product, estimate, now) {
+            match budget.may(&candidate.product, candidate.urgent, estimate, now) {
                 Ok(()) => {
                     let keys = queue.take(&candidate, most, now);
                     let ticket = budget.begin(&candidate.product, estimate, now);
@@ -151,9 +151,11 @@ impl Worker {
         Next::Wait(wait)
     }
 
-    /// Computes these keys of one product and answers who waits.
-    async fn batch(&self, keys: Vec<Key>) {
-        let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return };
+    /// Computes these keys of one product and answers who waits. How long the source was at work comes back: what was
+    /// lost on the way to it was not its time.
+    async fn batch(&self, keys: Vec<Key>) -> Duration {
+        let mut spent = Duration::ZERO;
+        let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return spent };
         let slot = self.handle.shared.catalog.borrow().products.get(&name).cloned();
         let Some(Slot::Ready { product, .. }) = slot else {
             let sqlstate = slot.map_or_else(String::new, |slot| slot.sqlstate().to_owned());
@@ -161,12 +163,17 @@ impl Worker {
             for key in &keys {
                 self.answer(key, Err(broken.clone()));
             }
-            return;
+            return spent;
         };
         // A batch that fails is halved until the key that throws stands alone.
         let mut batches = vec![keys];
         while let Some(mut keys) = batches.pop() {
-            match self.attempt(&product, &keys).await {
+            let began = Instant::now();
+            let attempt = self.attempt(&product, &keys, &mut spent).await;
+            if let Err(RunError::Statement { .. }) = &attempt {
+                spent += began.elapsed();
+            }
+            match attempt {
                 Ok(()) => {}
                 Err(RunError::Statement { .. }) if keys.len() > 1 => {
                     let rest = keys.split_off(keys.len() / 2);
@@ -175,6 +182,7 @@ impl Worker {
                 Err(error) => self.failed(&keys, &error),
             }
         }
+        spent
     }
 
     fn failed(&self, keys: &[Key], error: &RunError) {
@@ -203,7 +211,12 @@ impl Worker {
     }
 
     /// R4: track, then `as_of := V`, then the statement; the track record is written meanwhile.
-    async fn attempt(&self, product: &Arc<Product>, keys: &[Key]) -> Result<(), RunError> {
+    async fn attempt(
+        &self,
+        product: &Arc<Product>,
+        keys: &[Key],
+        spent: &mut Duration,
+    ) -> Result<(), RunError> {
         let (begun, tracks) = self.begin(product, keys).await;
         let (as_of, connection) = {
             // V is read after the keys entered: a commit matched before is below it, one matched later marks them.
@@ -215,7 +228,8 @@ impl Worker {
         let (ran, recorded) = tokio::join!(self.recipe.run(product, keys), self.record(&tracks));
         let took = started.elapsed();
         let ran = ran?;
-        self.costs.learn(product.name(), keys.len(), took);
+        *spent += ran.spent;
+        self.costs.learn(product.name(), keys.len(), ran.spent);
         self.handle.shared.observer.note(Event::Computed { keys: keys.len() as u64, took });
         let each = took / u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let context = Context { product, as_of, connection, ran: &ran, recorded, cost: each };

@@ -53,12 +53,14 @@ pub(super) fn text(value: &Option<HeaderValue>) -> Option<&str> {
 pub(super) struct Visitor {
     /// Nobody in particular.
     who: Arc<Who>,
+    /// Who came last.
+    last: permission::Last,
     phase: Phase,
 }
 
 impl Visitor {
     pub(super) fn new(who: Who, phase: Phase) -> Self {
-        Self { who: Arc::new(who), phase }
+        Self { who: Arc::new(who), last: permission::Last::default(), phase }
     }
 }
 
@@ -137,10 +139,12 @@ where
             return Err(Problem::not_found(""));
         }
         self.check_host(&request)?;
-        let mut who = Arc::clone(&visitor.who);
-        if let Some(context) = &self.context {
-            permission::check(context, &mut who, &request).await?;
-        }
+        let who = match &self.context {
+            Some(context) => {
+                permission::check(context, &visitor.who, &visitor.last, &request).await?
+            }
+            None => Arc::clone(&visitor.who),
+        };
         let of = |name| request.headers().get(name).cloned();
         let asked = Asked {
             who,

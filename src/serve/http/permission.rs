@@ -1,8 +1,11 @@
 //! Which route needs whom: nobody, whoever a product lets in, a token, or one with the admin scope.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use warp::http::{HeaderValue, Request, header};
+use warp::http::{HeaderMap, HeaderValue, Request, header};
 
 use crate::serve::{Context, Who, auth::permission, problem::Problem};
 
@@ -32,38 +35,86 @@ fn need(path: &str) -> Need {
     }
 }
 
-/// Finds out who sends a request, and whether they may ask this route at all.
+/// How long a connection goes by what was found of its last token: keys that are taken away count so much later.
+const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// Who came last on a connection, with which header.
+#[derive(Debug, Default)]
+pub(super) struct Last(Mutex<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    header: HeaderValue,
+    who: Arc<Who>,
+    until: Instant,
+}
+
+impl Last {
+    fn known(&self, header: &HeaderValue) -> Option<Arc<Who>> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.as_ref().filter(|last| last.header == *header)?;
+        (Instant::now() < known.until).then(|| Arc::clone(&known.who))
+    }
+
+    fn remember(&self, header: &HeaderValue, who: &Arc<Who>) {
+        let until = Instant::now() + REMEMBERED;
+        let until = who.ends.map_or(until, |ends| ends.min(until));
+        let known = Known { header: header.clone(), who: Arc::clone(who), until };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+}
+
+/// Who sends a request, if they may ask this route at all; `nobody` is who has no token here.
 pub(super) async fn check<B>(
     context: &Context,
-    who: &mut Arc<Who>,
+    nobody: &Arc<Who>,
+    last: &Last,
     request: &Request<B>,
-) -> Result<(), Problem> {
-    let gate = &context.gate;
+) -> Result<Arc<Who>, Problem> {
     let need = need(request.uri().path());
-    if gate.is_open() || need == Need::Nothing {
-        return Ok(());
+    if context.gate.is_open() || need == Need::Nothing {
+        return Ok(Arc::clone(nobody));
     }
     let mut named = request.headers().get_all(header::AUTHORIZATION).iter();
-    let (named, second) = (named.next().map(HeaderValue::as_bytes), named.next());
+    let (named, second) = (named.next(), named.next());
     if second.is_some() {
         return Err(Problem::unauthorized());
     }
+    let who = match named.and_then(|header| last.known(header)) {
+        Some(who) => who,
+        None => {
+            let who = found(context, nobody, need, (named, request.headers())).await?;
+            named.inspect(|header| last.remember(header, &who));
+            who
+        }
+    };
+    if need == Need::Admin {
+        permission::admin(&who.identity)?;
+    }
+    Ok(who)
+}
+
+async fn found(
+    context: &Context,
+    nobody: &Arc<Who>,
+    need: Need,
+    (named, headers): (Option<&HeaderValue>, &HeaderMap),
+) -> Result<Arc<Who>, Problem> {
+    let gate = &context.gate;
     // A page that opens a socket can send its token in no other way.
-    let token = named.or_else(|| subscribe::token(request.headers()).map(str::as_bytes));
+    let token = named.map(HeaderValue::as_bytes);
+    let token = token.or_else(|| subscribe::token(headers).map(str::as_bytes));
     let identity = match (token.and_then(|token| gate.remembered(token)), need) {
         (Some(identity), _) => identity,
         // Boxed because a token is seldom seen for the first time: what is large here is moved with every request.
         (None, Need::Product) => Box::pin(gate.identify_or_nobody(token)).await?,
         (None, _) => Box::pin(gate.identify(token)).await?,
     };
-    if need == Need::Admin {
-        permission::admin(&identity)?;
+    if identity.is_nobody() {
+        return Ok(Arc::clone(nobody));
     }
-    if !identity.is_nobody() {
-        let ends = gate.ends(&identity);
-        *who = Arc::new(who.with(identity, ends));
-    }
-    Ok(())
+    let ends = gate.ends(&identity);
+    Ok(Arc::new(nobody.with(identity, ends)))
 }
 
 #[cfg(test)]

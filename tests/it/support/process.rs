@@ -62,7 +62,8 @@ impl Process {
         let file = project.folder.0.join("kck.toml");
         std::fs::write(&file, &project.settings).unwrap();
         let mut command = command();
-        command.env("KCK_TEST__HALT_AT", halt_at).args(["run", "--config"]).arg(&file);
+        command.env("KCK_TEST__HALT_AT", halt_at).envs(project.environment());
+        command.args(["run", "--config"]).arg(&file);
         Self::spawn(command)
     }
 
