@@ -355,7 +355,8 @@ impl Read<'_> {
     fn held(&self, meta: &Meta, body: Bytes, stands: Stands, source: ReadSource) -> Held {
         let now = self.context.progress.borrow().source_now(Instant::now());
         let ttl = meta.expires.map(|expires| {
-            let left = now.map_or(0, |now| expires.0.saturating_sub(now.0));
+            // Before the first barrier the source's clock is known from the statement alone.
+            let left = expires.0.saturating_sub(now.unwrap_or(meta.as_of_time).0);
             u64::try_from(left / 1_000_000).unwrap_or(0)
         });
         let answer = Answer {
