@@ -67,12 +67,32 @@ impl Pool {
     /// # Errors
     /// [`Error::Statement`] when the statement failed with the source up; the connection is kept then.
     pub async fn run(&self, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+        self.on_connection(async |connection| query(connection, sql, arguments).await).await
+    }
+
+    /// Runs a statement of which every row is one array of texts.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub async fn texts(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
+        let fail = |error| Error::from_postgres("read warm keys", error);
+        self.on_connection(async |connection| {
+            let rows = connection.client.query(sql, &[]).await.map_err(fail)?;
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+        })
+        .await
+    }
+
+    async fn on_connection<T>(
+        &self,
+        ask: impl AsyncFnOnce(&mut Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let place = self.places.acquire().await;
         let _place = place
             .map_err(|closed| Error::Gone { action: "run a product", source: closed.into() })?;
         let mut connection = self.connection().await?;
         let limit = self.statement_timeout.saturating_add(GRACE);
-        let asked = tokio::time::timeout(limit, query(&mut connection, sql, arguments)).await;
+        let asked = tokio::time::timeout(limit, ask(&mut connection)).await;
         let result = asked.unwrap_or_else(|elapsed| {
             Err(Error::Gone { action: "run a product", source: elapsed.into() })
         });

@@ -36,8 +36,7 @@ impl Terms {
     /// Those of a product.
     #[must_use]
     pub fn of(product: &Product) -> Self {
-        let policy = &product.draft.policy;
-        let certified = policy.change && policy.expire.is_none();
+        let certified = product.is_certified();
         Self { fingerprint: product.fingerprint, shape: product.shape, certified }
     }
 }
