@@ -123,11 +123,8 @@ async fn domain(client: &Client, product: &Product) -> Result<Option<Fault>, pos
     let of = |type_: &Type| type_.oid;
     let from: Vec<u32> = columns.iter().map(|column| of(&column.type_)).collect();
     let to: Vec<u32> = product.parameters.iter().map(|parameter| of(&parameter.type_)).collect();
-    let fits = if from.len() == to.len() {
-        describe::fits(client, &from, &to).await?
-    } else {
-        Vec::new()
-    };
+    let fits =
+        if from.len() == to.len() { describe::fits(client, &from, &to).await? } else { Vec::new() };
     Ok(warm::misfit(product, &columns, &fits))
 }
 

@@ -25,8 +25,7 @@ const RESERVED: [&str; 8] =
     ["key", "min_lsn", "wait", "max_staleness", "fresh", "after", "format", "consistent"];
 
 const ONE_SELECT: &str = "a product is one SELECT (or VALUES, or WITH … SELECT)";
-const WRITES_ELSEWHERE: &str =
-    "a product is one SELECT; statements that write belong in updates/";
+const WRITES_ELSEWHERE: &str = "a product is one SELECT; statements that write belong in updates/";
 const ONE_WRITE: &str = "an update is one INSERT, UPDATE, DELETE, MERGE or CALL";
 const READS_ELSEWHERE: &str = "statements that read belong in products/; an update is one INSERT, UPDATE, DELETE, MERGE or CALL";
 

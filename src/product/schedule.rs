@@ -28,7 +28,8 @@ const SPREAD_OF_PERIOD: u32 = 10;
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 
 const CRON_HINT: &str = "cron takes minute, hour, day, month and weekday, seconds before them if you like, and perhaps a time zone: \"cron 0 6 * * * Europe/Oslo\"";
-const EVERY_HINT: &str = "write a duration of at least one second, like \"every 30s\" or \"every 15m\"";
+const EVERY_HINT: &str =
+    "write a duration of at least one second, like \"every 30s\" or \"every 15m\"";
 
 /// When a product's keys are computed again, whatever changes.
 #[derive(Clone, PartialEq, Eq)]
@@ -123,8 +124,9 @@ impl Schedule {
                     let from = SourceTime(time.0.saturating_sub(span.min(most)));
                     let mut found = occurrence(cron, zone, from).filter(|tick| *tick <= time);
                     if found.is_some() {
-                        while let Some(later) =
-                            found.and_then(|tick| occurrence(cron, zone, tick)).filter(|t| *t <= time)
+                        while let Some(later) = found
+                            .and_then(|tick| occurrence(cron, zone, tick))
+                            .filter(|t| *t <= time)
                         {
                             found = Some(later);
                         }
@@ -314,10 +316,17 @@ mod tests {
             ("cron */7 * * * * *", "2026-01-05T06:00:36Z", "2026-01-05T06:00:35Z"),
             ("cron 0 0 1 1 *", "2026-12-31T00:00:00Z", "2026-01-01T00:00:00Z"),
         ] {
-            assert_eq!(schedule(text).latest(SourceTime(0), at(now), back), Some(at(want)), "{text}");
+            assert_eq!(
+                schedule(text).latest(SourceTime(0), at(now), back),
+                Some(at(want)),
+                "{text}"
+            );
         }
         let day = Duration::from_secs(86_400);
-        assert_eq!(schedule("cron 0 0 1 1 *").latest(SourceTime(0), at("2026-06-01T00:00:00Z"), day), None);
+        assert_eq!(
+            schedule("cron 0 0 1 1 *").latest(SourceTime(0), at("2026-06-01T00:00:00Z"), day),
+            None
+        );
     }
 
     #[test]
@@ -352,7 +361,10 @@ mod tests {
 
     #[test]
     fn it_prints_as_it_was_written() {
-        assert_eq!(schedule("cron 0 6 * * * Europe/Oslo").to_string(), "cron 0 6 * * * Europe/Oslo");
+        assert_eq!(
+            schedule("cron 0 6 * * * Europe/Oslo").to_string(),
+            "cron 0 6 * * * Europe/Oslo"
+        );
         assert_eq!(format!("{:?}", schedule("every 30s")), "Schedule(every 30s)");
         assert!(schedule("boot").is_boot());
     }

@@ -69,7 +69,8 @@ pub(super) fn read(file: &Path, text: &str, at: usize, said: &str) -> Result<War
         return fault(*offset, format!("it has a parameter, '{name}'"), hint);
     }
     if let Some(call) = statement.calls.first() {
-        let hint = "select from tables, or say \"keys of NAME\" to have the keys of another product";
+        let hint =
+            "select from tables, or say \"keys of NAME\" to have the keys of another product";
         return fault(call.at.start, "it reads a product".to_owned(), hint);
     }
     let sql = statement.pieces.concat();
@@ -175,12 +176,13 @@ pub fn statement(product: &Product, sql: &str, most: usize) -> String {
         .enumerate()
         .map(|(at, parameter)| {
             let (column, cast) = (format!("kck_warm.kck_c{}", at + 1), &parameter.type_.name);
-            format!("case when {column} is not null then pg_catalog.format('%s', {column}::{cast}) end")
+            format!(
+                "case when {column} is not null then pg_catalog.format('%s', {column}::{cast}) end"
+            )
         })
         .collect();
     let names: Vec<String> = (1..=texts.len()).map(|n| format!("kck_c{n}")).collect();
-    let named =
-        if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
+    let named = if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
     // The newline ends a comment that the query may end with.
     format!(
         "select array[{}]::pg_catalog.text[] from ({sql}\n) kck_warm{named} limit {most}",

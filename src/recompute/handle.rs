@@ -25,6 +25,7 @@ use super::{
     ledger::{Ledger, Standing},
     queue::{Queue, Want},
     reserve::Reserve,
+    schedule::Ticks,
     watch::{Watchers, Watching},
 };
 
@@ -52,6 +53,8 @@ pub struct Counts {
     pub running: usize,
     /// Readers that wait for either.
     pub waiters: usize,
+    /// Keys that a warm query names.
+    pub warm: usize,
 }
 
 pub(super) struct Shared {
@@ -62,6 +65,10 @@ pub(super) struct Shared {
     queue: Mutex<Queue<Waiter>>,
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
+    /// A key is to be computed again before whoever keeps the time looks.
+    pub(super) sooner: Notify,
+    /// When products were due and will be; locked to look, or to say it anew.
+    pub(super) ticks: Mutex<BTreeMap<String, Ticks>>,
     /// Counts who came to wait for a certificate: whoever makes them hastens.
     wanted: latest::Sender<u64>,
     /// When somebody last read anything.
@@ -116,6 +123,8 @@ impl Handle {
             ledger: Mutex::new(ledger),
             queue: Mutex::new(Queue::new(config.queued_keys)),
             asked: Notify::new(),
+            sooner: Notify::new(),
+            ticks: Mutex::default(),
             wanted: latest::Sender::new(0),
             last_read: Mutex::new(None),
             later: Mutex::default(),
@@ -143,10 +152,13 @@ impl Handle {
     /// How much there is to do.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let tracked = self.ledger().len();
+        let (tracked, warm) = {
+            let ledger = self.ledger();
+            (ledger.len(), ledger.warm())
+        };
         let queue = self.queue();
         let (queued, running) = (queue.waiting(), queue.running());
-        Counts { tracked, queued, running, waiters: queue.waiters() }
+        Counts { tracked, queued, running, waiters: queue.waiters(), warm }
     }
 
     /// A key as it stands, if its entry can be used now, and how far kck was just before it stood so: only that
@@ -157,7 +169,9 @@ impl Handle {
             Some(Instant::now());
         let progress = *self.shared.progress.borrow();
         let mut ledger = self.ledger();
-        ledger.read(key);
+        if ledger.read(key) {
+            self.shared.sooner.notify_one();
+        }
         usable(&ledger, key, progress)
     }
 
@@ -330,7 +344,7 @@ impl Handle {
         let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else { return };
         let eager = match product.draft.policy.eager {
             Eager::Always => true,
-            Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
+            Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
             Eager::Never => false,
         };
         let not_before = self.not_before(product, key);
@@ -404,9 +418,9 @@ fn usable(ledger: &Ledger, key: &Key, progress: Progress) -> Option<(Standing, P
     let mut standing = ledger.standing(key)?;
     // While its product joins, again in a new epoch, an entry may stand in as stale (R10).
     standing.fresh &= ledger.is_cached(key.product(), progress.visible);
-    let expired = standing.meta.expires.is_some_and(|expires| {
-        progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
-    });
+    let now = progress.source_now(Instant::now());
+    standing.fresh &= !ledger.is_overdue(key.product(), standing.meta.as_of_time, now);
+    let expired = standing.meta.expires.is_some_and(|expires| now.is_none_or(|now| expires <= now));
     (!expired).then_some((standing, progress))
 }
 

@@ -26,6 +26,7 @@ mod oracle;
 mod push;
 mod reading;
 mod reload;
+mod schedule;
 mod store;
 mod storm;
 mod support;
