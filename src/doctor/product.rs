@@ -227,6 +227,8 @@ mod tests {
             }],
             time: vec![],
             products: vec![],
+            refresh: vec![],
+            warm: None,
         };
         let said = finer(&[explained("a"), explained("b")]);
         assert_eq!(said.len(), 1);

@@ -453,6 +453,8 @@ mod tests {
         let want = Policy {
             description: Some("d".to_owned()),
             change: false,
+            schedules: Vec::new(),
+            warm: None,
             expire: Some(Duration::from_secs(86_400)),
             stale: Stale::Wait,
             result: ResultKind::Value,
