@@ -218,7 +218,7 @@ fn a_restart_neither_repeats_nor_forgets_a_tick() {
             "yearly",
             &with("refresh = [\"cron 0 0 1 1 * Europe/Oslo\", \"boot\"]\nwarm = \"select\"", CLOCK),
         );
-        let StoreKind::Embedded { path } = project.config().store else {
+        let StoreKind::Embedded(path) = project.config().store else {
             panic!("the store is embedded")
         };
         let store = || Embedded::open(&path).unwrap();
