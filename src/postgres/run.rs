@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_postgres::{Client, types::ToSql};
 
@@ -70,15 +71,24 @@ impl Pool {
         self.on_connection(async |connection| query(connection, sql, arguments).await).await
     }
 
-    /// Runs a statement of which every row is one array of texts.
+    /// Runs a statement of which every row is one array of texts, each of which `take` gets.
     ///
     /// # Errors
-    /// As [`Pool::run`].
-    pub async fn texts(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
+    /// As [`Pool::run`]; some rows may have been taken.
+    pub async fn texts(
+        &self,
+        sql: &str,
+        mut take: impl FnMut(Vec<Option<String>>),
+    ) -> Result<(), Error> {
         let fail = |error| Error::from_postgres("read warm keys", error);
         self.on_connection(async |connection| {
-            let rows = connection.client.query(sql, &[]).await.map_err(fail)?;
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+            let nothing = std::iter::empty::<&(dyn ToSql + Sync)>();
+            let rows = connection.client.query_raw(sql, nothing).await.map_err(fail)?;
+            let mut rows = std::pin::pin!(rows);
+            while let Some(row) = rows.try_next().await.map_err(fail)? {
+                take(row.try_get(0).map_err(fail)?);
+            }
+            Ok(())
         })
         .await
     }

@@ -44,7 +44,7 @@ impl Terms {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProductState {
     mark: Position,
-    terms: Terms,
+    pub(super) terms: Terms,
     /// Answered uncached until V has passed this (R1, R11); no entry of it is kept before.
     joins: Lsn,
     /// It is not what was analysed any more: uncached until it is analysed anew.

@@ -3,6 +3,7 @@
 use crate::{
     change::{Lsn, SourceTime},
     key::Key,
+    product::Product,
 };
 
 use super::{ledger::Ledger, schedule::Punctual};
@@ -114,9 +115,14 @@ impl Ledger {
         None
     }
 
-    /// Whether what is computed of a product now is kept.
-    pub(super) fn keeps(&self, product: &str, visible: Lsn) -> bool {
-        !self.has_left(product) && self.is_cached(product, visible)
+    /// Whether what is computed of a product now is kept, and the product is this one still: a key of another has no
+    /// meaning here.
+    pub(super) fn keeps(&self, product: &Product, visible: Lsn) -> bool {
+        let name = product.name();
+        let state = self.products.get(name);
+        state.is_some_and(|state| state.terms.fingerprint == product.fingerprint)
+            && !self.has_left(name)
+            && self.is_cached(name, visible)
     }
 }
 

@@ -35,8 +35,10 @@ const DOMAIN_EVERY: Duration = Duration::from_secs(300);
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 /// … up to this.
 const RETRY_MOST: Duration = Duration::from_secs(300);
-/// While the queue is full, or a product joins.
+/// While the queue is full.
 const WAIT: Duration = Duration::from_millis(50);
+/// While a product joins, or is broken.
+const JOIN_WAIT: Duration = Duration::from_millis(200);
 /// The longest pause: a clock that was set, or a machine that slept, is noticed after it.
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 
@@ -61,12 +63,13 @@ struct Domain {
     retry: Duration,
     /// Tells its readings apart: 1 or 2.
     reading: u8,
-    asked: bool,
     taking: Option<Taking>,
 }
 
 /// A reading of a domain that is being taken up.
 struct Taking {
+    /// As it was asked: a key of another form of it has no meaning.
+    product: Arc<Product>,
     keys: Vec<Key>,
     at: usize,
     /// Keys for which there was no room.
@@ -86,7 +89,8 @@ enum Went {
     Done,
 }
 
-type Read = (String, Result<Vec<Key>, String>);
+/// A product, as it was asked for its domain, and what came of it.
+type Read = (Arc<Product>, Result<Vec<Key>, String>);
 
 /// Keeps the time for all products.
 pub struct Timer {
@@ -237,10 +241,9 @@ impl Timer {
                 due: now,
                 retry: RETRY_FIRST,
                 reading: 1,
-                asked: false,
                 taking: None,
             });
-            domain.due = now;
+            (domain.due, domain.taking) = (now, None);
         }
     }
 
@@ -309,9 +312,11 @@ impl Timer {
         }
     }
 
-    fn keeps(&self, product: &str) -> bool {
+    /// Whether what is computed of a product now is kept.
+    fn keeps(&self, name: &str) -> bool {
         let visible = self.handle.shared.progress.borrow().visible;
-        self.handle.ledger().keeps(product, visible)
+        let product = self.known.get(name);
+        product.is_some_and(|product| self.handle.ledger().keeps(product, visible))
     }
 
     /// One part of each walk that is due.
@@ -322,7 +327,11 @@ impl Timer {
             if walk.due > now {
                 return true;
             }
-            let part = if self.keeps(name) { self.part(name, walk, now) } else { Went::Held };
+            if !self.keeps(name) {
+                walk.due = later(now, JOIN_WAIT);
+                return true;
+            }
+            let part = self.part(name, walk, now);
             went = went.and(part);
             if part != Went::Done {
                 return true;
@@ -385,35 +394,41 @@ impl Timer {
             return;
         }
         let mut domains = std::mem::take(&mut self.domains);
-        let ready = |(name, domain): &(&String, &mut Domain)| {
-            domain.due <= now && !domain.asked && domain.taking.is_none() && self.keeps(name)
-        };
-        if let Some((name, domain)) = domains.iter_mut().find(ready)
-            && let Some(product) = self.known.get(name).cloned()
-        {
-            domain.asked = true;
+        let due = |domain: &&mut Domain| domain.due <= now && domain.taking.is_none();
+        for (name, domain) in &mut domains {
+            let Some(product) = self.known.get(name).filter(|_| due(&domain)) else { continue };
+            if !self.keeps(name) {
+                domain.due = later(now, JOIN_WAIT);
+                continue;
+            }
             domain.due = later(now, DOMAIN_EVERY);
             let (handle, source) = (self.handle.clone(), Arc::clone(&self.source));
-            let name = name.clone();
-            self.reads.spawn(async move { (name, warm::keys(&handle, &source, &product).await) });
+            let product = Arc::clone(product);
+            self.reads.spawn(async move {
+                let keys = warm::keys(&handle, &source, &product).await;
+                (product, keys)
+            });
+            break;
         }
         self.domains = domains;
     }
 
-    fn domain_read(&mut self, (name, keys): Read) {
+    fn domain_read(&mut self, (product, keys): Read) {
         let now = self.now().unwrap_or_default();
-        let Some(domain) = self.domains.get_mut(&name) else { return };
-        domain.asked = false;
+        let known =
+            self.known.get(product.name()).is_some_and(|known| Arc::ptr_eq(known, &product));
+        let Some(domain) = self.domains.get_mut(product.name()).filter(|_| known) else { return };
         match keys {
             Ok(keys) => {
                 domain.retry = RETRY_FIRST;
                 domain.reading = 3 - domain.reading;
-                domain.taking = Some(Taking { keys, at: 0, left_out: 0, cooling: None });
+                domain.taking = Some(Taking { product, keys, at: 0, left_out: 0, cooling: None });
             }
             Err(why) => {
                 domain.due = domain.due.min(later(now, domain.retry));
                 domain.retry = (domain.retry * 2).min(RETRY_MOST);
-                self.handle.shared.observer.note(Event::WarmFailed { product: name, why });
+                let product = product.name().to_owned();
+                self.handle.shared.observer.note(Event::WarmFailed { product, why });
             }
         }
     }
@@ -423,6 +438,9 @@ impl Timer {
         let mut went = Went::Done;
         let mut domains = std::mem::take(&mut self.domains);
         domains.retain(|name, domain| {
+            if domain.taking.is_some() && !self.keeps(name) {
+                (domain.taking, domain.due) = (None, later(now, JOIN_WAIT));
+            }
             let Some(taking) = &mut domain.taking else { return true };
             let part = match &mut taking.cooling {
                 None => self.take_part(taking, domain.reading, now),
@@ -451,8 +469,12 @@ impl Timer {
     fn take_part(&self, taking: &mut Taking, reading: u8, now: SourceTime) -> Went {
         let most = self.handle.shared.config.tracked_keys;
         let some = taking.keys.iter().skip(taking.at).take(AT_ONCE);
+        let visible = self.handle.shared.progress.borrow().visible;
         let warmed: Vec<(&Key, Warmed)> = {
             let mut ledger = self.handle.ledger();
+            if !ledger.keeps(&taking.product, visible) {
+                return Went::Held;
+            }
             some.map(|key| (key, ledger.warm_up(key, reading, most))).collect()
         };
         if warmed.is_empty() {

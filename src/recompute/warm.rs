@@ -33,27 +33,37 @@ pub(super) async fn keys(
         None => Ok(Vec::new()),
         Some(Domain::KeysOf(other)) => Ok(of_other(handle, product, other).await),
         Some(Domain::Query(sql)) => {
-            let rows = source.texts(&warm::statement(product, sql, most)).await;
-            let rows = rows.map_err(|error| match &error {
+            // One more than there is room for, so that it is told that there are more.
+            let sql = warm::statement(product, sql, most.saturating_add(1));
+            let mut named = Named { product, seen: HashSet::new(), keys: Vec::new() };
+            let asked = source.texts(&sql, |row| named.row(&row)).await;
+            asked.map_err(|error| match &error {
                 // What Postgres says may hold a row's values.
                 postgres::Error::Statement { sqlstate, .. } => format!("SQLSTATE {sqlstate}"),
                 _ => describe_chain(&error),
             })?;
-            Ok(of_rows(product, &rows))
+            Ok(named.keys)
         }
     }
 }
 
-/// One key a row; a row with a NULL names none.
-fn of_rows(product: &Product, rows: &[Vec<Option<String>>]) -> Vec<Key> {
-    let mut seen = HashSet::with_capacity(rows.len());
-    let key = |row: &Vec<Option<String>>| {
+/// The keys that rows name.
+struct Named<'a> {
+    product: &'a Product,
+    seen: HashSet<Key>,
+    keys: Vec<Key>,
+}
+
+impl Named<'_> {
+    /// A row with a NULL names none.
+    fn row(&mut self, row: &[Option<String>]) {
         let values: Option<Vec<&str>> = row.iter().map(Option::as_deref).collect();
-        let key = Key::new(product.name(), values?);
-        let sound = key.as_str().len() <= KEY_BYTES_MAX && seen.insert(key.clone());
-        sound.then_some(key)
-    };
-    rows.iter().filter_map(key).collect()
+        let Some(values) = values else { return };
+        let key = Key::new(self.product.name(), values);
+        if key.as_str().len() <= KEY_BYTES_MAX && self.seen.insert(key.clone()) {
+            self.keys.push(key);
+        }
+    }
 }
 
 async fn of_other(handle: &Handle, product: &Product, other: &str) -> Vec<Key> {

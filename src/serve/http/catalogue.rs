@@ -52,7 +52,7 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     let products = catalog.products.iter().map(|(name, slot)| match slot {
         Slot::Ready { product, faults } => {
             let ticks = context.recompute.ticks(name);
-            ProductView::Ready(ReadyView::of(product, faults, ticks))
+            ProductView::Ready(Box::new(ReadyView::of(product, faults, ticks)))
         }
         Slot::Broken { faults, .. } => ProductView::Broken {
             name: name.clone(),
@@ -112,7 +112,7 @@ impl UpdateView {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum ProductView {
-    Ready(ReadyView),
+    Ready(Box<ReadyView>),
     Broken { name: String, state: &'static str, faults: Vec<FaultView> },
 }
 
