@@ -59,6 +59,7 @@ fn product(name: &str) -> Arc<Product> {
         description: Description::default(),
         fingerprint: Fingerprint::default(),
         shape: Fingerprint::default(),
+        by_time: false,
     })
 }
 

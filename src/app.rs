@@ -1,11 +1,15 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::Arc,
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    change::SourceTime,
     config::Config,
     definitions::Definitions,
     follow::{self, First},
@@ -17,7 +21,7 @@ use crate::{
     product::files::{Drafts, Files},
     progress::Progress,
     rebuild::{Rebuilt, rebuild},
-    recompute::{self, Handle},
+    recompute::{self, Handle, timer::Timer},
     reload::Reload,
     roster::Roster,
     serve::{
@@ -39,6 +43,8 @@ const BATCH_KEYS: usize = 200;
 const BATCH_TIME: Duration = Duration::from_millis(50);
 /// The longest that stopping may take; requests in flight have ten seconds of it.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Warm queries at once.
+const WARM_QUERIES: usize = 1;
 /// Updates that may wait for a connection, and the longest that one does.
 const UPDATES_WAITING: usize = 256;
 const UPDATES_WITHIN: Duration = Duration::from_secs(30);
@@ -128,9 +134,11 @@ impl App {
         let Rebuilt { resumed, doubts, .. } = &rebuilt;
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
         let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
+        let ticks = std::mem::take(&mut rebuilt.ticks);
         let parts = assemble(config, source, replication, rebuilt, observer);
         let door = Door { listener, http, gate, login };
-        Ok(spawn(parts, door, address, (first, files)))
+        let timer = timer(&parts, ticks);
+        Ok(spawn((parts, timer), door, address, (first, files)))
     }
 
     /// Runs until told to stop or a part cannot go on.
@@ -255,7 +263,7 @@ impl From<BadAuth> for Failure {
 
 /// Sets the parts going.
 fn spawn(
-    parts: Parts,
+    (parts, timer): (Parts, Timer),
     door: Door,
     address: SocketAddr,
     (first, (files, updates)): (First, (Files, Drafts)),
@@ -281,6 +289,7 @@ fn spawn(
         recipe,
         shutdown.clone(),
     )));
+    tasks.spawn(until(shutdown.clone(), succeeding(timer.run())));
     let definitions = Definitions {
         source: Housekeeping::new(Arc::clone(&parts.source)),
         describer: Housekeeping::new(Arc::clone(&parts.source)),
@@ -340,6 +349,13 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
         subscriptions: Places::new(config.subscriptions),
         connections: Places::new(config.connections_per_address),
     }
+}
+
+/// Warm queries have a connection of their own: they hold no product's statement up.
+fn timer(parts: &Parts, ticks: BTreeMap<String, SourceTime>) -> Timer {
+    let source = Arc::clone(&parts.source);
+    let pool = postgres::run::Pool::new(source, WARM_QUERIES, parts.config.statement_timeout);
+    Timer::new(parts.recompute.clone(), pool, ticks)
 }
 
 fn writing(config: &Config) -> postgres::write::Limits {

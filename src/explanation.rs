@@ -19,6 +19,11 @@ pub struct Explanation {
     pub time: Vec<String>,
     /// Products whose SQL is a part of its own.
     pub products: Vec<String>,
+    /// What makes its keys be computed again, as its header says it.
+    pub refresh: Vec<String>,
+    /// The keys that are computed before anybody reads them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm: Option<String>,
 }
 
 /// How one table is followed.
@@ -86,6 +91,10 @@ impl fmt::Display for Explanation {
                 }
             }
         }
-        self.time.iter().try_for_each(|reason| writeln!(f, "  time: it {reason}"))
+        self.time.iter().try_for_each(|reason| writeln!(f, "  time: it {reason}"))?;
+        for schedule in self.refresh.iter().filter(|entry| *entry != "change") {
+            writeln!(f, "  computed again: {schedule}")?;
+        }
+        self.warm.iter().try_for_each(|warm| writeln!(f, "  warm: {warm}"))
     }
 }

@@ -5,13 +5,16 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 use crate::{
     change::TableId,
     depend::{self, Index},
-    description::Description,
+    description::{Description, Type},
     entry::Fingerprint,
     postgres::{
         self, Client, describe,
         publication::{Publication, Unusable},
     },
-    product::{Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file, update},
+    product::{
+        Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file, update,
+        warm::{self, Domain},
+    },
     store::state::Seen,
 };
 
@@ -47,7 +50,27 @@ pub async fn catalog(
         };
         catalog.products.insert(name, slot);
     }
+    refuse_strangers(&mut catalog);
     Ok(catalog)
+}
+
+/// Products whose warm keys are those of another that has no such keys are broken.
+fn refuse_strangers(catalog: &mut Catalog) {
+    let strangers: Vec<_> = catalog
+        .ready()
+        .filter_map(|product| Some((product.name().to_owned(), stranger(product, catalog)?)))
+        .collect();
+    for (name, fault) in strangers {
+        catalog.products.insert(name, Slot::Broken { last: None, faults: vec![fault] });
+    }
+}
+
+/// What is wrong with a product's taking the keys of another one of the catalogue.
+#[must_use]
+pub fn stranger(product: &Product, catalog: &Catalog) -> Option<Fault> {
+    let Domain::KeysOf(name) = &product.draft.policy.warm.as_ref()?.domain else { return None };
+    let other = catalog.products.get(name).and_then(Slot::product);
+    warm::stranger(product, other.map(|other| &**other))
 }
 
 /// One product, or what is wrong with it.
@@ -65,16 +88,44 @@ pub async fn product(
         }
         Err(describe::DescribeError::Source(error)) => return Err(error),
     };
-    Ok(build::build(draft, description).and_then(|product| {
-        let rules = depend::analyse(&product, &product.description);
-        match rules.refusal(&product.draft.policy) {
-            None => Ok(product),
-            Some(refusal) => {
-                let (what, hint) = refusal.split_once(": ").unwrap_or((&refusal, ""));
-                Err(vec![product.draft.fault(product.draft.question.offset, what, hint)])
-            }
+    let mut product = match build::build(draft, description) {
+        Ok(product) => product,
+        Err(faults) => return Ok(Err(faults)),
+    };
+    let rules = depend::analyse(&product, &product.description);
+    product.by_time = !rules.time.is_empty();
+    if let Some(refusal) = rules.refusal(&product.draft.policy) {
+        let (what, hint) = refusal.split_once(": ").unwrap_or((&refusal, ""));
+        return Ok(Err(vec![product.draft.fault(product.draft.question.offset, what, hint)]));
+    }
+    Ok(match domain(client, &product).await? {
+        None => Ok(product),
+        Some(fault) => Err(vec![fault]),
+    })
+}
+
+/// What is wrong with a product's warm query; `None` where it has none.
+async fn domain(client: &Client, product: &Product) -> Result<Option<Fault>, postgres::Error> {
+    let policy = &product.draft.policy;
+    let Some((said, question)) =
+        policy.warm.as_ref().and_then(|warm| Some((warm, warm.question()?)))
+    else {
+        return Ok(None);
+    };
+    let columns = match describe::columns(client, &question).await {
+        Ok(columns) => columns,
+        Err(describe::DescribeError::Refused(why)) => {
+            let fault = warm::fault(&product.draft, said, why.offset, &why.message, &why.hint);
+            return Ok(Some(Fault { sqlstate: why.sqlstate, ..fault }));
         }
-    }))
+        Err(describe::DescribeError::Source(error)) => return Err(error),
+    };
+    let of = |type_: &Type| type_.oid;
+    let from: Vec<u32> = columns.iter().map(|column| of(&column.type_)).collect();
+    let to: Vec<u32> = product.parameters.iter().map(|parameter| of(&parameter.type_)).collect();
+    let fits =
+        if from.len() == to.len() { describe::fits(client, &from, &to).await? } else { Vec::new() };
+    Ok(warm::misfit(product, &columns, &fits))
 }
 
 /// Asks the source about each sound update, and puts all of them into the catalogue.

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    change::{Epoch, Lsn},
+    change::{Epoch, Lsn, SourceTime},
     key::Key,
     stage::{Stage, Stages},
 };
@@ -174,6 +174,29 @@ pub enum Event {
         /// Which product.
         product: String,
     },
+    /// A product's schedule struck: its keys are computed again.
+    Ticked {
+        /// Which.
+        product: String,
+        /// When that was due.
+        at: SourceTime,
+    },
+    /// A product's warm keys were taken up.
+    Warmed {
+        /// Which product.
+        product: String,
+        /// How many keys are warm.
+        keys: u64,
+        /// For how many there was no room.
+        left_out: u64,
+    },
+    /// A product's warm keys could not be asked for; they stay as they were.
+    WarmFailed {
+        /// Which product.
+        product: String,
+        /// Why, as far as it holds no row's values.
+        why: String,
+    },
     /// The slot held too much WAL and was given up.
     SlotDropped {
         /// How much it held, in bytes.
@@ -279,6 +302,10 @@ counters! {
     Updates = "kck_updates_total",
     /// Updates that the source refused, or could not be asked.
     UpdateFailures = "kck_update_failures_total",
+    /// Times that a product was due by its schedule.
+    Ticks = "kck_ticks_total",
+    /// Keys that were computed again before they expired.
+    EarlyRefreshes = "kck_early_refreshes_total",
 }
 
 /// What became of a product's keys that commits had marked.
@@ -472,6 +499,7 @@ impl Observer {
             }
             Event::ComputeFailed { .. } => self.count(Counter::ComputeFailures, 1),
             Event::Updated { .. } => self.count(Counter::Updates, 1),
+            Event::Ticked { .. } => self.count(Counter::Ticks, 1),
             Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
             _ => {}
         }
@@ -521,6 +549,16 @@ fn log(event: &Event) {
         Event::DefinitionChanged { product } => {
             tracing::warn!(product, "a definition it reads changed: marked as a whole");
         }
+        Event::Warmed { product, left_out, .. } if *left_out > 0 => {
+            tracing::warn!(
+                product,
+                left_out,
+                "warm keys are left out: limits.tracked_keys is reached"
+            );
+        }
+        Event::WarmFailed { product, why } => {
+            tracing::warn!(product, why, "warm keys could not be asked for");
+        }
         Event::SlotDropped { retained_bytes } => {
             tracing::error!(retained_bytes, "slot held too much WAL and was dropped");
         }
@@ -531,6 +569,8 @@ fn log(event: &Event) {
         Event::Marked { .. }
         | Event::Refreshed { .. }
         | Event::Updated { .. }
+        | Event::Ticked { .. }
+        | Event::Warmed { .. }
         | Event::Computed { .. } => {}
     }
 }

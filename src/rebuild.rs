@@ -1,9 +1,12 @@
 //! Source and store → where kck stopped, and how it goes on: the products, who of them is matched, the ledger.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
-    change::Lsn,
+    change::{Lsn, SourceTime},
     config::Config,
     depend::Index,
     entry::Stamp,
@@ -19,6 +22,7 @@ use crate::{
     recompute::{
         ledger::{Ledger, Terms},
         reserve::{Floors, Reserve},
+        schedule::Punctual,
     },
     resume::{self, Joins, Names, Resumed, Resuming},
     roster::{Known, Members},
@@ -103,6 +107,8 @@ pub(crate) struct Rebuilt {
     /// Entries that are not firm.
     pub(crate) doubts: Vec<(Key, Stamp)>,
     pub(crate) reserve: Reserve,
+    /// The last ticks of products that are computed on schedule.
+    pub(crate) ticks: BTreeMap<String, SourceTime>,
 }
 
 /// Asks source and store.
@@ -164,6 +170,7 @@ pub(crate) async fn rebuild(
         ledger,
         doubts,
         reserve,
+        ticks: state.ticks,
     })
 }
 
@@ -194,6 +201,10 @@ async fn recover(
     for product in catalog.ready() {
         let mark = state.marks.get(product.name()).copied().unwrap_or_default();
         ledger.product(product.name(), Terms::of(product), mark);
+        if product.goes_by_schedule() {
+            // Until somebody knows the time.
+            ledger.judge(product.name(), Some(Punctual::UNKNOWN));
+        }
     }
     for joining in &joins.joining {
         ledger.joins(joining, Lsn(u64::MAX));

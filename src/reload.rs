@@ -324,6 +324,9 @@ impl Reload {
             Ok(product) => product,
             Err(faults) => return Ok(Err(faults)),
         };
+        if let Some(fault) = load::stranger(&product, &self.parts.catalog.borrow()) {
+            return Ok(Err(vec![fault]));
+        }
         if !product.draft.policy.change {
             let seen = load::seen(&product, &Publication::default(), &BTreeSet::new());
             let index = index.without(product.name());

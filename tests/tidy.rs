@@ -131,6 +131,8 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["postgres/connect"]),
     ("postgres_protocol", &["capture"]),
     ("pg_query", &["product/parse"]),
+    ("croner", &["product/schedule"]),
+    ("jiff", &["product/schedule"]),
     (
         "rustls",
         &[

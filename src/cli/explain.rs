@@ -4,10 +4,13 @@ use clap::Args;
 
 use super::{ConfigArgs, Stop, complain, environment, say};
 use crate::{
-    app, load,
+    app,
+    depend::Rules,
+    explanation::Explanation,
+    load,
     parts::Failure,
     postgres::Source,
-    product::{Catalog, Slot},
+    product::{Catalog, Product, Slot},
 };
 
 /// Show how a product follows its tables, what that costs, and what would make it finer.
@@ -44,8 +47,7 @@ impl Explain {
         let rules = catalog
             .ready()
             .filter_map(|product| index.rules(product.name()).map(|rules| (product, rules)));
-        let explained: Vec<_> =
-            rules.map(|(product, rules)| rules.explanation(product.name())).collect();
+        let explained: Vec<_> = rules.map(|(product, rules)| explained(product, rules)).collect();
         if self.json {
             let text = match (&self.product, explained.as_slice()) {
                 (Some(_), [one]) => serde_json::to_string_pretty(one),
@@ -76,6 +78,9 @@ impl Explain {
                 say(&format!(
                     "{name}: changes are not matched for it (refresh does not say \"change\")"
                 ));
+                let policy = &product.draft.policy;
+                policy.schedules.iter().for_each(|one| say(&format!("  computed again: {one}")));
+                policy.warm.iter().for_each(|warm| say(&format!("  warm: {warm}")));
                 Err(Stop::no())
             }
             Some(slot) => {
@@ -84,4 +89,11 @@ impl Explain {
             }
         }
     }
+}
+
+/// What is known of a product's rules, with what its header says of time.
+fn explained(product: &Product, rules: &Rules) -> Explanation {
+    let policy = &product.draft.policy;
+    let warm = policy.warm.as_ref().map(ToString::to_string);
+    Explanation { refresh: policy.refreshes(), warm, ..rules.explanation(product.name()) }
 }

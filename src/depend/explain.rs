@@ -25,6 +25,8 @@ impl Rules {
             tables: tables.collect(),
             time: self.time.clone(),
             products: self.products.clone(),
+            refresh: Vec::new(),
+            warm: None,
         }
     }
 

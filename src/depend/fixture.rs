@@ -35,5 +35,6 @@ pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> 
         description: Description::default(),
         fingerprint: Fingerprint::default(),
         shape: Fingerprint::default(),
+        by_time: false,
     })
 }

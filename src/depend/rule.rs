@@ -266,11 +266,12 @@ impl Rules {
                 "{function} is labelled IMMUTABLE and reads tables: alter function {function} stable"
             ));
         }
-        if self.time.is_empty() || !policy.change || policy.expire.is_some() {
+        let bounded = policy.expire.is_some() || policy.is_timed();
+        if self.time.is_empty() || !policy.change || bounded {
             return None;
         }
         Some(format!(
-            "no row announces that it {}: say how long an answer is good for, with expire",
+            "no row announces that it {}: say how long an answer is good for, with expire, or when it is computed again, with every or cron in refresh",
             self.time.join(", ")
         ))
     }

@@ -115,7 +115,7 @@ fn time(explained: &[Explanation]) -> Vec<Finding> {
             Finding::pass(
                 "D20",
                 format!(
-                    "{}: it {reasons}; its expire says how long an answer is good for",
+                    "{}: it {reasons}; its header says how long an answer is good for",
                     product.product
                 ),
             )
@@ -227,6 +227,8 @@ mod tests {
             }],
             time: vec![],
             products: vec![],
+            refresh: vec![],
+            warm: None,
         };
         let said = finer(&[explained("a"), explained("b")]);
         assert_eq!(said.len(), 1);

@@ -79,6 +79,28 @@ pub async fn parameters(client: &Client, question: &Question) -> Result<Vec<Type
     Ok(prepared(client, question).await?.0)
 }
 
+/// Asks Postgres only for the columns of a query, which is not run.
+///
+/// # Errors
+/// [`DescribeError`]
+pub async fn columns(
+    client: &Client,
+    question: &Question,
+) -> Result<Vec<OutputColumn>, DescribeError> {
+    Ok(types(client, question).await?.1)
+}
+
+/// Whether values of these types may become parameters of those, each by itself, as an INSERT would take them.
+///
+/// # Errors
+/// What the source said.
+pub async fn fits(client: &Client, from: &[u32], to: &[u32]) -> Result<Vec<bool>, Error> {
+    let fail = |error| Error::from_postgres("compare types", error);
+    let sql = include_str!("../../sql/postgres/warm_fits.sql");
+    let rows = client.query(sql, &[&from, &to]).await.map_err(fail)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+}
+
 /// Why a transaction gave nothing.
 pub(super) enum Failed {
     NoView(String),

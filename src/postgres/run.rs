@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_postgres::{Client, types::ToSql};
 
@@ -69,12 +70,41 @@ impl Pool {
     /// # Errors
     /// [`Error::Statement`] when the statement failed with the source up; the connection is kept then.
     pub async fn run(&self, sql: &str, arguments: &[String]) -> Result<Vec<Row>, Error> {
+        self.on_connection(async |connection| query(connection, sql, arguments).await).await
+    }
+
+    /// Runs a statement of which every row is one array of texts, each of which `take` gets.
+    ///
+    /// # Errors
+    /// As [`Pool::run`]; some rows may have been taken.
+    pub async fn texts(
+        &self,
+        sql: &str,
+        mut take: impl FnMut(Vec<Option<String>>),
+    ) -> Result<(), Error> {
+        let fail = |error| Error::from_postgres("read warm keys", error);
+        self.on_connection(async |connection| {
+            let nothing = std::iter::empty::<&(dyn ToSql + Sync)>();
+            let rows = connection.client.query_raw(sql, nothing).await.map_err(fail)?;
+            let mut rows = std::pin::pin!(rows);
+            while let Some(row) = rows.try_next().await.map_err(fail)? {
+                take(row.try_get(0).map_err(fail)?);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn on_connection<T>(
+        &self,
+        ask: impl AsyncFnOnce(&mut Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let place = self.places.acquire().await;
         let _place = place
             .map_err(|closed| Error::Gone { action: "run a product", source: closed.into() })?;
         let mut connection = self.connection().await?;
         let limit = self.statement_timeout.saturating_add(GRACE);
-        let asked = tokio::time::timeout(limit, query(&mut connection, sql, arguments)).await;
+        let asked = tokio::time::timeout(limit, ask(&mut connection)).await;
         let result = asked.unwrap_or_else(|elapsed| {
             Err(Error::Gone { action: "run a product", source: elapsed.into() })
         });

@@ -24,7 +24,7 @@ pub fn build(draft: Draft, description: Description) -> Result<Product, Vec<Faul
     }
     let shape = shape(&draft, &parameters, &description.columns);
     let fingerprint = fingerprint(&draft, &parameters, &description, shape);
-    Ok(Product { draft, parameters, description, fingerprint, shape })
+    Ok(Product { draft, parameters, description, fingerprint, shape, by_time: false })
 }
 
 fn refusals(draft: &Draft, description: &Description) -> Vec<Fault> {
@@ -201,6 +201,10 @@ pub(super) mod tests {
         let same = [
             built("select :id -- a note", described()),
             built("/* kck\nexpire = \"1h\" */ select :id", described()),
+            built(
+                "/* kck\nrefresh = [\"change\", \"every 1h\"]\nwarm = \"select 1\" */ select :id",
+                described(),
+            ),
             built(
                 "select :id",
                 Description {

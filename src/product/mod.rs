@@ -31,9 +31,13 @@ pub mod parameter;
 pub mod parse;
 pub mod policy;
 pub mod resolve;
+pub mod schedule;
 pub mod update;
+pub mod warm;
 
+pub use schedule::Schedule;
 pub use update::{Update, UpdateSlot};
+pub use warm::Warm;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -174,6 +178,10 @@ pub struct Policy {
     pub description: Option<String>,
     /// Follow changes (`refresh` has `"change"`).
     pub change: bool,
+    /// When its keys are computed again, whatever changes.
+    pub schedules: Vec<Schedule>,
+    /// Keys that are tracked and computed before anybody reads them.
+    pub warm: Option<Warm>,
     /// After this an entry is a miss.
     pub expire: Option<Duration>,
     /// What a stale read does.
@@ -195,6 +203,8 @@ impl Default for Policy {
         Self {
             description: None,
             change: true,
+            schedules: Vec::new(),
+            warm: None,
             expire: None,
             stale: Stale::default(),
             result: ResultKind::default(),
@@ -203,6 +213,32 @@ impl Default for Policy {
             own_row_security: false,
             access: Access::default(),
         }
+    }
+}
+
+impl Policy {
+    /// Its keys are computed again when kck starts.
+    #[must_use]
+    pub fn at_boot(&self) -> bool {
+        self.schedules.iter().any(Schedule::is_boot)
+    }
+
+    /// Its keys are computed again as time passes.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        self.clocks().next().is_some()
+    }
+
+    /// What is struck as time passes.
+    pub fn clocks(&self) -> impl Iterator<Item = &Schedule> {
+        self.schedules.iter().filter(|schedule| !schedule.is_boot())
+    }
+
+    /// `refresh`, as a header says it.
+    #[must_use]
+    pub fn refreshes(&self) -> Vec<String> {
+        let change = self.change.then(|| "change".to_owned());
+        change.into_iter().chain(self.schedules.iter().map(ToString::to_string)).collect()
     }
 }
 
@@ -266,6 +302,8 @@ pub struct Product {
     pub fingerprint: Fingerprint,
     /// Parameters, `result`, column names and types.
     pub shape: Fingerprint,
+    /// Its answer may change without a change of a row: class time.
+    pub by_time: bool,
 }
 
 impl Product {
@@ -273,6 +311,18 @@ impl Product {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.draft.name
+    }
+
+    /// Whether an unmarked entry is exact as of the newest certificate (DESIGN section 10, "No certificate").
+    #[must_use]
+    pub fn is_certified(&self) -> bool {
+        self.draft.policy.change && self.draft.policy.expire.is_none() && !self.by_time
+    }
+
+    /// Whether an entry is stale when its schedule is overdue: there is no certificate that says more.
+    #[must_use]
+    pub fn goes_by_schedule(&self) -> bool {
+        self.draft.policy.is_timed() && (!self.draft.policy.change || self.by_time)
     }
 }
 

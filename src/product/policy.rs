@@ -7,7 +7,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Access, Binding, Eager, Fault, Policy, ResultKind, Stale, parse};
+use super::{
+    Access, Binding, Eager, Fault, Policy, ResultKind, Stale, parse,
+    schedule::{BadSchedule, Schedule},
+    warm::{self, Warm},
+};
 use crate::description::ParameterSpec;
 
 const SETTINGS: [&str; 12] = [
@@ -30,6 +34,9 @@ const SETTINGS_OF_UPDATES: [&str; 3] = ["description", "params", "auth"];
 
 /// The longest time a setting may name, in milliseconds: a hundred years.
 const MILLISECONDS_MAX: u64 = 36_525 * 86_400_000;
+
+/// The most schedules of one product.
+const SCHEDULES_MAX: usize = 16;
 
 /// What a header says.
 #[derive(Debug, Default)]
@@ -111,7 +118,7 @@ impl Reader<'_> {
         }
         match name {
             "description" => policy.description = self.string(name, value).map(str::to_owned),
-            "refresh" => policy.change = self.refresh(value),
+            "refresh" => (policy.change, policy.schedules) = self.refresh(value),
             "expire" => policy.expire = self.duration(name, value, Duration::from_millis(1)),
             "min_interval" => {
                 policy.min_interval =
@@ -137,11 +144,10 @@ impl Reader<'_> {
             }
             "rls" => policy.own_row_security = self.choice(name, value, &[("kck", true)]),
             "params" => header.parameters = self.parameters(value),
-            "warm" | "source" if self.string(name, value).is_some() => {
-                self.unsupported(name, &key.span());
-            }
+            "warm" => policy.warm = self.warm(value),
+            "source" if self.string(name, value).is_some() => self.unsupported(name, &key.span()),
             "auth" => policy.access = self.access(value),
-            "warm" | "source" => {}
+            "source" => {}
             _ => self.unknown(name, &key.span()),
         }
     }
@@ -213,19 +219,21 @@ impl Reader<'_> {
         duration
     }
 
-    /// Whether the product follows changes.
-    fn refresh(&mut self, value: &Value<'_>) -> bool {
+    /// Whether the product follows changes, and what else makes its keys be computed again.
+    fn refresh(&mut self, value: &Value<'_>) -> (bool, Vec<Schedule>) {
+        let (mut change, mut schedules) = (false, Vec::new());
         let Some(entries) = value.get_ref().as_array() else {
             self.wrong("refresh", value, "an array like [\"change\"]");
-            return true;
+            return (true, schedules);
         };
-        let mut change = false;
         for entry in entries {
             let Some(text) = self.string("an entry of refresh", entry) else { continue };
-            match parse_schedule(text) {
-                Some(Schedule::Change) => change = true,
-                Some(Schedule::Other(kind)) => {
-                    self.unsupported(&format!("refresh \"{kind}\""), &entry.span());
+            match Schedule::read(text) {
+                _ if text == "change" => change = true,
+                Some(Ok(schedule)) => schedules.push(schedule),
+                Some(Err(BadSchedule { what, hint })) => {
+                    let what = format!("refresh cannot hold '{text}': {what}");
+                    self.fault(&entry.span(), what, hint);
                 }
                 None => {
                     let hint = "it takes \"change\", \"boot\", \"every 30s\" and \"cron 0 6 * * * Europe/Oslo\"";
@@ -233,7 +241,22 @@ impl Reader<'_> {
                 }
             }
         }
-        change
+        if schedules.len() > SCHEDULES_MAX {
+            let what = format!("refresh holds {} schedules", schedules.len());
+            self.fault(&value.span(), what, format!("it takes at most {SCHEDULES_MAX}"));
+        }
+        (change, schedules)
+    }
+
+    fn warm(&mut self, value: &Value<'_>) -> Option<Warm> {
+        let said = self.string("warm", value)?;
+        match warm::read(self.file, self.text, self.start + value.span().start, said) {
+            Ok(warm) => Some(warm),
+            Err(fault) => {
+                self.faults.push(fault);
+                None
+            }
+        }
     }
 
     /// Who may read the product.
@@ -366,62 +389,8 @@ impl Reader<'_> {
     }
 }
 
-enum Schedule {
-    Change,
-    Other(&'static str),
-}
-
-fn parse_schedule(text: &str) -> Option<Schedule> {
-    if let Some(every) = text.strip_prefix("every ") {
-        return parse_duration(every.trim())
-            .filter(|d| !d.is_zero())
-            .map(|_| Schedule::Other("every"));
-    }
-    if let Some(cron) = text.strip_prefix("cron ") {
-        return is_cron(cron).then_some(Schedule::Other("cron"));
-    }
-    match text {
-        "change" => Some(Schedule::Change),
-        "boot" => Some(Schedule::Other("boot")),
-        _ => None,
-    }
-}
-
-/// Five fields and perhaps a time zone.
-fn is_cron(text: &str) -> bool {
-    const FIELDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let (fields, zone) = words.split_at(words.len().min(FIELDS.len()));
-    let zone_is_good = match zone {
-        [] => true,
-        [zone] => zone.chars().all(|c| c.is_ascii_alphanumeric() || "/_+-".contains(c)),
-        _ => false,
-    };
-    let mut limits = fields.iter().zip(FIELDS);
-    zone_is_good
-        && fields.len() == FIELDS.len()
-        && limits.all(|(field, (min, max))| is_cron_field(field, min, max))
-}
-
-fn is_cron_field(field: &str, min: u32, max: u32) -> bool {
-    let number = |text: &str| text.parse::<u32>().ok().filter(|n| min <= *n && *n <= max);
-    field.split(',').all(|part| {
-        let (span, step) =
-            part.split_once('/').map_or((part, None), |(span, step)| (span, Some(step)));
-        let step_is_good = step.is_none_or(|step| step.parse::<u32>().is_ok_and(|n| n > 0));
-        let span_is_good = span == "*"
-            || match span.split_once('-') {
-                Some((first, last)) => {
-                    number(first).zip(number(last)).is_some_and(|(first, last)| first <= last)
-                }
-                None => number(span).is_some(),
-            };
-        step_is_good && span_is_good
-    })
-}
-
 /// `250ms`, `30s`, `15m`, `24h`, `7d`.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at_checked(unit_at)?;
     let milliseconds = match unit {
@@ -484,6 +453,8 @@ mod tests {
         let want = Policy {
             description: Some("d".to_owned()),
             change: false,
+            schedules: Vec::new(),
+            warm: None,
             expire: Some(Duration::from_secs(86_400)),
             stale: Stale::Wait,
             result: ResultKind::Value,
@@ -581,33 +552,39 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_said() {
-        for (toml, name) in [
-            ("refresh = [\"change\", \"boot\"]", "refresh \"boot\""),
-            ("refresh = [\"every 30s\"]", "refresh \"every\""),
-            ("refresh = [\"cron 0-30/5 6 * * 1,3 Europe/Oslo\"]", "refresh \"cron\""),
-            ("warm = \"select 1\"", "warm"),
-            ("source = \"other\"", "source"),
-        ] {
-            assert!(fault(toml).contains(&format!("{name} is not supported yet")), "{toml}");
-        }
+        assert!(fault("source = \"other\"").contains("source is not supported yet"));
     }
 
     #[test]
-    fn a_schedule_is_checked_before_it_is_refused() {
-        for entry in [
-            "every",
-            "every 0s",
-            "every soon",
-            "cron 0 6 * *",
-            "cron 60 6 * * *",
-            "cron 0 6 * * * A B",
-            "hourly",
+    fn schedules_are_read_in_their_order() {
+        let policy =
+            header("refresh = [\"change\", \"boot\", \"every 30s\", \"cron 0 6 * * 1,3 Europe/Oslo\"]\nwarm = \"keys of q\"")
+                .unwrap()
+                .policy;
+        assert!(policy.change && policy.at_boot() && policy.is_timed());
+        assert_eq!(
+            policy.refreshes(),
+            ["change", "boot", "every 30s", "cron 0 6 * * 1,3 Europe/Oslo"]
+        );
+        assert_eq!(policy.warm.unwrap().to_string(), "keys of q");
+        let boot = header("refresh = [\"boot\"]").unwrap().policy;
+        assert!(!boot.change && !boot.is_timed());
+    }
+
+    #[test]
+    fn a_schedule_that_is_none_is_told_where() {
+        for (entry, want) in [
+            ("every", "p.sql:1:12: refresh cannot hold 'every': it names no duration"),
+            ("every 500ms", "the period is under one second"),
+            ("cron 0 6 * *", "p.sql:1:12: refresh cannot hold 'cron 0 6 * *': it has 4 fields"),
+            ("cron 0 6 * * * Europe/Olso", "there is no time zone 'Europe/Olso'"),
+            ("hourly", "p.sql:1:12: refresh cannot hold 'hourly'"),
         ] {
-            assert!(
-                fault(&format!("refresh = [\"{entry}\"]")).contains("refresh cannot hold"),
-                "{entry}"
-            );
+            let fault = fault(&format!("refresh = [\"{entry}\"]"));
+            assert!(fault.contains(want) && fault.contains("hint: "), "{entry}: {fault}");
         }
+        let many = vec!["\"every 30s\""; 17].join(", ");
+        assert!(fault(&format!("refresh = [{many}]")).contains("it takes at most 16"));
     }
 
     #[test]

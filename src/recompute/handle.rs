@@ -26,6 +26,7 @@ use super::{
     ledger::{Ledger, Standing},
     queue::{Queue, Stale, Want},
     reserve::Reserve,
+    schedule::Ticks,
     watch::{Watchers, Watching},
 };
 
@@ -58,6 +59,8 @@ pub struct Counts {
     pub running: usize,
     /// Readers that wait for either.
     pub waiters: usize,
+    /// Keys that a warm query names.
+    pub warm: usize,
 }
 
 pub(super) struct Shared {
@@ -70,6 +73,10 @@ pub(super) struct Shared {
     budget: Mutex<Budget>,
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
+    /// A key is to be computed again before whoever keeps the time looks.
+    pub(super) sooner: Notify,
+    /// When products were due and will be; locked to look, or to say it anew.
+    pub(super) ticks: Mutex<BTreeMap<String, Ticks>>,
     /// Counts who came to wait for a certificate: whoever makes them hastens.
     wanted: latest::Sender<u64>,
     /// When somebody last read anything.
@@ -126,6 +133,8 @@ impl Handle {
             queue: Mutex::new(Queue::new(config.queued_keys, config.strategy)),
             budget: Mutex::new(Budget::new(config.database_share)),
             asked: Notify::new(),
+            sooner: Notify::new(),
+            ticks: Mutex::default(),
             wanted: latest::Sender::new(0),
             last_read: Mutex::new(None),
             later: Mutex::default(),
@@ -164,10 +173,13 @@ impl Handle {
     /// How much there is to do.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let tracked = self.ledger().len();
+        let (tracked, warm) = {
+            let ledger = self.ledger();
+            (ledger.len(), ledger.warm())
+        };
         let queue = self.queue();
         let (queued, running) = (queue.waiting(), queue.running());
-        Counts { tracked, queued, running, waiters: queue.waiters() }
+        Counts { tracked, queued, running, waiters: queue.waiters(), warm }
     }
 
     /// A key as it stands, if its entry can be used now, and how far kck was just before it stood so: only that
@@ -179,7 +191,9 @@ impl Handle {
         let progress = *self.shared.progress.borrow();
         let seconds = self.seconds(Instant::now());
         let mut ledger = self.ledger();
-        ledger.read(key, seconds);
+        if ledger.read(key, seconds) {
+            self.shared.sooner.notify_one();
+        }
         usable(&ledger, key, progress)
     }
 
@@ -354,7 +368,7 @@ impl Handle {
         let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else { return };
         let eager = match product.draft.policy.eager {
             Eager::Always => true,
-            Eager::Hot => self.is_watched(key) || self.ledger().is_hot(key),
+            Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
             Eager::Never => false,
         };
         if !eager {
@@ -368,7 +382,7 @@ impl Handle {
 
     /// How soon a key that is stale from now on should be computed: its reads ÷ its cost; those that somebody watches
     /// come before all that are only read.
-    fn stale(&self, key: &Key, not_before: Option<Instant>) -> Stale {
+    pub(super) fn stale(&self, key: &Key, not_before: Option<Instant>) -> Stale {
         let now = Instant::now();
         let (heat, cost_us) = {
             let ledger = self.ledger();
@@ -453,9 +467,9 @@ fn usable(ledger: &Ledger, key: &Key, progress: Progress) -> Option<(Standing, P
     let mut standing = ledger.standing(key)?;
     // While its product joins, again in a new epoch, an entry may stand in as stale (R10).
     standing.fresh &= ledger.is_cached(key.product(), progress.visible);
-    let expired = standing.meta.expires.is_some_and(|expires| {
-        progress.source_now(Instant::now()).is_none_or(|now| expires <= now)
-    });
+    let now = progress.source_now(Instant::now());
+    standing.fresh &= !ledger.is_overdue(key.product(), standing.meta.as_of_time, now);
+    let expired = standing.meta.expires.is_some_and(|expires| now.is_none_or(|now| expires <= now));
     (!expired).then_some((standing, progress))
 }
 

@@ -19,7 +19,7 @@ use crate::{
     store::{Forget, Scanned, Track},
 };
 
-use super::patterns::Patterns;
+use super::{early::Early, patterns::Patterns, schedule::Punctual};
 
 /// What the ledger is told of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,25 +36,26 @@ impl Terms {
     /// Those of a product.
     #[must_use]
     pub fn of(product: &Product) -> Self {
-        let policy = &product.draft.policy;
-        let certified = policy.change && policy.expire.is_none();
+        let certified = product.is_certified();
         Self { fingerprint: product.fingerprint, shape: product.shape, certified }
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-struct ProductState {
+pub(super) struct ProductState {
     mark: Position,
-    terms: Terms,
+    pub(super) terms: Terms,
     /// Answered uncached until V has passed this (R1, R11); no entry of it is kept before.
     joins: Lsn,
     /// It is not what was analysed any more: uncached until it is analysed anew.
     left: bool,
+    /// Its entries are stale when its schedule is overdue.
+    pub(super) punctual: Option<Punctual>,
 }
 
 /// One tracked key.
 #[derive(Debug, Clone)]
-struct Tracked {
+pub(super) struct Tracked {
     lease: Lease,
     /// The track record is known to be durable.
     recorded: bool,
@@ -63,11 +64,13 @@ struct Tracked {
     stamp: Stamp,
     /// The last version issued for the key.
     version: u64,
-    entry: Option<Box<Meta>>,
+    pub(super) entry: Option<Box<Meta>>,
     /// Not firm when the connection was lost: stale until recomputed (R10).
     doubtful: bool,
     /// Read since its last refresh: hot.
-    hot: bool,
+    pub(super) hot: bool,
+    /// Named by a warm query: which reading of it, by turns 1 and 2; 0: by none.
+    pub(super) warm: u8,
     /// Reads of late: halved every [`HALF_LIFE`] …
     heat: f32,
     /// … since this, in seconds of kck's own clock.
@@ -149,12 +152,16 @@ pub struct Ledger {
     /// At least every stamp of purges and untracks so far, and every stamp of earlier starts (R6).
     floor: Stamp,
     version_floor: u64,
-    keys: HashMap<Key, Tracked>,
+    pub(super) keys: HashMap<Key, Tracked>,
     /// The same keys by product, so that a whole-product mark finds the hot ones, and lists go on where they ended.
     by_product: HashMap<Arc<str>, BTreeSet<Key>>,
     /// The same keys by their parameters, for products that commits reach by patterns.
     patterns: Patterns,
-    products: HashMap<Arc<str>, ProductState>,
+    pub(super) products: HashMap<Arc<str>, ProductState>,
+    /// Keys that are read, by when they are computed again before they expire.
+    pub(super) early: Early,
+    /// How many keys are warm.
+    pub(super) warm: usize,
 }
 
 impl Ledger {
@@ -172,6 +179,8 @@ impl Ledger {
             by_product: HashMap::new(),
             patterns: Patterns::default(),
             products: HashMap::new(),
+            early: Early::default(),
+            warm: 0,
         }
     }
 
@@ -182,6 +191,7 @@ impl Ledger {
             terms,
             joins: Lsn(0),
             left: false,
+            punctual: None,
         });
         state.terms = terms;
         state.mark = state.mark.max(mark);
@@ -253,6 +263,7 @@ impl Ledger {
             entry,
             doubtful,
             hot: false,
+            warm: 0,
             heat: 0.0,
             heat_at: 0,
         };
@@ -333,6 +344,7 @@ impl Ledger {
             hot: false,
             heat: 0.0,
             heat_at: 0,
+            warm: 0,
         };
         self.keys.insert(key.clone(), tracked);
         (lease, Some(Track { key: key.clone(), lease, stamp }))
@@ -406,12 +418,13 @@ impl Ledger {
         Some(Standing { meta: meta.clone(), fresh, certified: terms.certified })
     }
 
-    /// Counts a read at `seconds` of kck's own clock: the key is hot until its next refresh.
-    pub fn read(&mut self, key: &Key, seconds: u32) {
-        if let Some(tracked) = self.keys.get_mut(key) {
-            tracked.hot = true;
-            (tracked.heat, tracked.heat_at) = (tracked.heat_now(seconds) + 1.0, seconds);
-        }
+    /// Counts a read at `seconds` of kck's own clock: the key is hot until its next refresh. Whether it is to be computed
+    /// again before all others that expire comes back.
+    pub fn read(&mut self, key: &Key, seconds: u32) -> bool {
+        let Some(tracked) = self.keys.get_mut(key) else { return false };
+        (tracked.heat, tracked.heat_at) = (tracked.heat_now(seconds) + 1.0, seconds);
+        let cold = !std::mem::replace(&mut tracked.hot, true);
+        cold && tracked.entry.as_ref().is_some_and(|meta| self.early.watch(key, meta))
     }
 
     /// How often the key was read of late; refreshes do not count.
@@ -490,6 +503,9 @@ impl Ledger {
         tracked.entry = Some(meta.clone());
         tracked.doubtful = false;
         tracked.hot = false;
+        if tracked.warm != 0 {
+            self.early.watch(key, &meta);
+        }
         Verdict::Accepted { meta, changed, marked }
     }
 
@@ -523,7 +539,8 @@ impl Ledger {
             .get(&forgotten.key)
             .is_some_and(|tracked| tracked.stamp == forgotten.stamp && tracked.entry.is_none())
         {
-            self.keys.remove(&forgotten.key);
+            let forgot = self.keys.remove(&forgotten.key);
+            self.warm -= usize::from(forgot.is_some_and(|tracked| tracked.warm != 0));
             if let Some(keys) = self.by_product.get_mut(forgotten.key.product()) {
                 keys.remove(&forgotten.key);
             }
@@ -531,16 +548,17 @@ impl Ledger {
         }
     }
 
-    /// Some key that nobody read since its refresh, to make room.
+    /// Some key that nobody read since its refresh and no warm query names, to make room.
     #[must_use]
     pub fn coldest(&self) -> Option<Key> {
         // The map's order is random, so the first of a few that is cold is as good as any.
         let mut some = self.keys.iter().take(64);
         let first = some.next()?;
-        if !first.1.hot {
+        let cold = |tracked: &Tracked| !tracked.hot && tracked.warm == 0;
+        if cold(first.1) {
             return Some(first.0.clone());
         }
-        Some(some.find(|(_, tracked)| !tracked.hot).map_or(first.0, |(key, _)| key).clone())
+        Some(some.find(|(_, tracked)| cold(tracked)).map_or(first.0, |(key, _)| key).clone())
     }
 
     /// The replication connection was lost after delivering `received`: entries whose statement saw more are

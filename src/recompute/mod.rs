@@ -19,12 +19,17 @@ use crate::{
 };
 
 pub mod budget;
+pub mod early;
 mod handle;
 pub mod ledger;
 mod patterns;
 pub mod queue;
 pub mod reserve;
+pub mod schedule;
 pub mod sql;
+mod temperature;
+pub mod timer;
+mod warm;
 mod watch;
 pub mod worker;
 

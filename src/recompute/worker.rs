@@ -365,7 +365,7 @@ impl Worker {
             }
         }
         drop(queue);
-        if self.handle.is_watched(key) {
+        if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
             self.handle.queue_stale(key);
         }
         self.handle.shared.asked.notify_one();

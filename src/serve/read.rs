@@ -242,7 +242,7 @@ impl Read<'_> {
     }
 
     fn can_be_certified(&self) -> bool {
-        self.product.draft.policy.change && self.product.draft.policy.expire.is_none()
+        self.product.is_certified()
     }
 
     fn waits_for_visible(&self, now: &Progress) -> bool {

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    change::{Epoch, Lsn, Position, TableId, Xid},
+    change::{Epoch, Lsn, Position, SourceTime, TableId, Xid},
     entry::{Fingerprint, Stamp},
 };
 
@@ -90,8 +90,11 @@ pub struct State {
     pub starts: Vec<Start>,
     /// Whose positions these are.
     pub origin: Option<Origin>,
+    /// The last tick of products that are computed on schedule.
+    pub ticks: BTreeMap<String, SourceTime>,
 }
 
+const TICK: &str = "tick/";
 const MARK: &str = "mark/";
 const MATCHED: &str = "matched/";
 
@@ -135,6 +138,9 @@ impl State {
                 name => {
                     if let Some(product) = name.strip_prefix(MARK) {
                         state.marks.insert(product.to_owned(), position(name, word(0)?)?);
+                    } else if let Some(product) = name.strip_prefix(TICK) {
+                        let at = SourceTime(number(name, word(0)?)?);
+                        state.ticks.insert(product.to_owned(), at);
                     } else if let Some(product) = name.strip_prefix(MATCHED) {
                         let definition = fingerprint(name, word(0)?)?;
                         let generation = number(name, word(1)?)?;
@@ -207,6 +213,13 @@ pub fn recorded(position: Position, stamp: u64) -> StateCell {
 #[must_use]
 pub fn mark(product: &str, position: Position) -> StateCell {
     cell(&format!("{MARK}{product}"), position, position.packed())
+}
+
+/// A product's last tick; `None` where there is no such product any more.
+#[must_use]
+pub fn tick(product: &str, at: Option<SourceTime>, stamp: u64) -> StateCell {
+    let text = at.map(|at| Bytes::from(format!("{}\n{at}", at.0)));
+    StateCell { name: format!("{TICK}{product}"), value: text, stamp }
 }
 
 /// A product joins the list of those matched, or leaves it.
@@ -327,6 +340,7 @@ mod tests {
                 slot: "kck".into(),
                 database: "shop".into(),
             }),
+            ticks: [("p".to_owned(), SourceTime(1_774_656_000_000_000))].into(),
         };
         let cells = [
             epoch(state.epoch, 1),
@@ -334,6 +348,8 @@ mod tests {
             floors(state.stamp_floor, state.version_floor, 1),
             recorded(state.recorded, 1),
             mark("p", at(5)),
+            tick("p", state.ticks.get("p").copied(), 1),
+            tick("gone", None, 1),
             matched("p", state.matched.get("p").cloned(), 1),
             matched("gone", None, 1),
             early_cell(&state.early, 1),

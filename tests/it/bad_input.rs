@@ -66,7 +66,7 @@ fn a_file_that_is_wrong_is_told_where() {
             ("writes", "\ndelete from orders", ":2:", "SELECT"),
             ("unknown", "/* kck\nresutl = \"row\"\n*/\nselect 1", ":2:", "result"),
             ("missing", "select 1\nfrom nowhere", ":2:", "nowhere"),
-            ("later", "/* kck\nwarm = \"select 1\"\n*/\nselect 1", ":2:", "not supported yet"),
+            ("later", "/* kck\nsource = \"other\"\n*/\nselect 1", ":2:", "not supported yet"),
             ("clock", "select now()", ":1:", "expire"),
             ("broken", "select 1 +\nfrom orders", ":2:", "syntax"),
         ] {

@@ -28,6 +28,7 @@ mod push;
 mod push_many;
 mod reading;
 mod reload;
+mod schedule;
 mod security;
 mod store;
 mod storm;

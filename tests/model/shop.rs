@@ -271,6 +271,7 @@ fn product(asks: Asks, definition: u8) -> Arc<Product> {
         description: Description::default(),
         fingerprint: asks.fingerprint(definition),
         shape: Fingerprint::default(),
+        by_time: false,
     })
 }
 

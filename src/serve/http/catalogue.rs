@@ -6,9 +6,11 @@ use serde::Serialize;
 use warp::reply::Response;
 
 use crate::{
+    change::SourceTime,
     product::{
         Eager, Fault, Product, ResultKind, Slot, Stale, Update, UpdateSlot, parameter::Parameter,
     },
+    recompute::schedule::Ticks,
     serve::Context,
 };
 
@@ -48,7 +50,10 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     }
     let catalog = Arc::clone(&context.catalog.borrow());
     let products = catalog.products.iter().map(|(name, slot)| match slot {
-        Slot::Ready { product, faults } => ProductView::Ready(ReadyView::of(product, faults)),
+        Slot::Ready { product, faults } => {
+            let ticks = context.recompute.ticks(name);
+            ProductView::Ready(Box::new(ReadyView::of(product, faults, ticks)))
+        }
         Slot::Broken { faults, .. } => ProductView::Broken {
             name: name.clone(),
             state: "broken",
@@ -107,7 +112,7 @@ impl UpdateView {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum ProductView {
-    Ready(ReadyView),
+    Ready(Box<ReadyView>),
     Broken { name: String, state: &'static str, faults: Vec<FaultView> },
 }
 
@@ -118,13 +123,31 @@ struct ReadyView {
     description: Option<String>,
     parameters: Vec<ParameterView>,
     result: &'static str,
-    refresh: Vec<&'static str>,
+    refresh: Vec<String>,
+    /// When its schedule struck last, and will strike next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<ScheduleView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm: Option<String>,
     expire: Option<String>,
     stale: &'static str,
     eager: &'static str,
     /// What is wrong with its file as it is now: it runs as the file was before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<FaultView>,
+}
+
+#[derive(Serialize)]
+struct ScheduleView {
+    last_tick: Option<String>,
+    next_tick: Option<String>,
+}
+
+impl From<Ticks> for ScheduleView {
+    fn from(ticks: Ticks) -> Self {
+        let text = |at: SourceTime| at.to_string();
+        Self { last_tick: ticks.last.map(text), next_tick: ticks.next.map(text) }
+    }
 }
 
 #[derive(Serialize)]
@@ -136,7 +159,7 @@ struct ParameterView {
 }
 
 impl ReadyView {
-    fn of(product: &Product, faults: &[Fault]) -> Self {
+    fn of(product: &Product, faults: &[Fault], ticks: Option<Ticks>) -> Self {
         let policy = &product.draft.policy;
         let specs = product.draft.question.parameters.iter().zip(&product.description.parameters);
         let parameters = specs.map(|(spec, type_)| ParameterView {
@@ -155,7 +178,9 @@ impl ReadyView {
                 ResultKind::Row => "row",
                 ResultKind::Value => "value",
             },
-            refresh: if policy.change { vec!["change"] } else { Vec::new() },
+            refresh: policy.refreshes(),
+            schedule: ticks.map(ScheduleView::from),
+            warm: policy.warm.as_ref().map(ToString::to_string),
             expire: policy.expire.map(duration_text),
             stale: match policy.stale {
                 Stale::Serve => "serve",

@@ -24,7 +24,17 @@ struct View {
     matched: bool,
     #[serde(flatten)]
     explanation: Option<Explanation>,
+    #[serde(flatten)]
+    header: Option<HeaderView>,
     refreshes: RefreshesView,
+}
+
+/// What the header of a product says that is not matched; of another it is in the explanation.
+#[derive(Serialize)]
+struct HeaderView {
+    refresh: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm: Option<String>,
 }
 
 /// What became of its keys that commits had marked.
@@ -58,11 +68,22 @@ pub(super) fn explain(
             let sqlstate = broken.sqlstate().to_owned();
             reply::problem(&Problem::from(KeyFault::Broken { product, sqlstate }))
         }
-        Some(Slot::Ready { .. }) => {
-            let explanation = (context.explain)(&product);
+        Some(Slot::Ready { product: ready, .. }) => {
+            let policy = &ready.draft.policy;
+            let (refresh, warm) =
+                (policy.refreshes(), policy.warm.as_ref().map(ToString::to_string));
+            let mut explanation = (context.explain)(&product);
+            let header = match &mut explanation {
+                Some(explanation) => {
+                    (explanation.refresh, explanation.warm) = (refresh, warm);
+                    None
+                }
+                None => Some(HeaderView { refresh, warm }),
+            };
             let refreshes = context.observer.refreshes().get(&product).copied().unwrap_or_default();
             let matched = explanation.is_some();
-            reply::json(&View { success: true, matched, explanation, refreshes: refreshes.into() })
+            let refreshes = refreshes.into();
+            reply::json(&View { success: true, matched, explanation, header, refreshes })
         }
     }
 }

@@ -45,6 +45,7 @@ fn gauges(context: &Context) -> String {
     gauge("kck_streaming", "Whether the replication stream is open.", "", &streaming);
     gauge("kck_epoch", "The source's history that positions belong to.", "", &progress.epoch.0);
     gauge("kck_tracked_keys", "Keys that changes are matched against.", "", &counts.tracked);
+    gauge("kck_warm_keys", "Keys that a warm query names.", "", &counts.warm);
     gauge("kck_queued_keys", "Keys that wait to be computed.", "", &counts.queued);
     gauge("kck_running_keys", "Keys that are being computed.", "", &counts.running);
     gauge("kck_waiting_readers", "Readers that wait for a computation.", "", &counts.waiters);
