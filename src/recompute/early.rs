@@ -69,12 +69,12 @@ impl Early {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// The first that is due by now.
-    pub fn take(&mut self, now: SourceTime) -> Option<Key> {
+    /// The first that is due by now, and since when.
+    pub fn take(&mut self, now: SourceTime) -> Option<(SourceTime, Key)> {
         if self.first()? > now {
             return None;
         }
-        self.by_time.pop_first().map(|(_, key)| key)
+        self.by_time.pop_first()
     }
 
     /// How many are watched.
@@ -148,9 +148,10 @@ mod tests {
         early.watch(&a, &meta(2 * HOUR));
         assert_eq!(early.len(), 2);
         assert_eq!(early.take(SourceTime(HOUR / 2)), None);
-        assert_eq!(early.take(SourceTime(HOUR)), Some(b));
-        assert_eq!(early.take(SourceTime(HOUR)), None);
-        assert_eq!(early.take(SourceTime(3 * HOUR)), Some(a));
+        let mut take = |now| early.take(SourceTime(now)).map(|(_, key)| key);
+        assert_eq!(take(HOUR), Some(b));
+        assert_eq!(take(HOUR), None);
+        assert_eq!(take(3 * HOUR), Some(a));
         assert!(early.is_empty());
     }
 }

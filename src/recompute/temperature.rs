@@ -105,10 +105,10 @@ impl Ledger {
     /// The next key that is to be computed again now, before it expires: read or warm, and of the entry that it was
     /// watched for.
     pub(super) fn take_early(&mut self, now: SourceTime) -> Option<Key> {
-        while let Some(key) = self.early.take(now) {
+        while let Some((at, key)) = self.early.take(now) {
             let Some(tracked) = self.keys.get(&key) else { continue };
             let due = tracked.entry.as_ref().and_then(|meta| self.early.due(&key, meta));
-            if (tracked.hot || tracked.warm != 0) && due.is_some_and(|due| due <= now) {
+            if (tracked.hot || tracked.warm != 0) && due == Some(at) {
                 return Some(key);
             }
         }

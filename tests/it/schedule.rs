@@ -247,7 +247,9 @@ fn readers_of_a_hot_key_do_not_meet_its_expiry() {
         let project = Project::new(&database, Store::Memory).await;
         project.product("sum_of", &with("expire = \"2s\"", SUM));
         let kck = project.start().await;
+        // Before kck knows the time, whatever expires is computed.
         kck.kept("sum_of/1", &json!(1)).await;
+        let before = kck.counted(Counter::Computed);
         for _ in 0..3 {
             let mut events = kck.observer.subscribe();
             Kck::event(&mut events, refreshed(&Key::new("sum_of", ["1"]))).await;
@@ -255,7 +257,8 @@ fn readers_of_a_hot_key_do_not_meet_its_expiry() {
         }
         let early = kck.counted(Counter::EarlyRefreshes);
         assert!(early >= 3);
-        assert_eq!(kck.counted(Counter::Computed), 1 + early, "no reader had to compute it");
+        let computed = kck.counted(Counter::Computed) - before;
+        assert_eq!(computed, early, "no reader had to compute it");
         kck.stop().await;
     });
 }
