@@ -40,6 +40,15 @@ struct Spent {
     sum: Duration,
 }
 
+/// Why a statement may not begin, and when to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// All together have spent enough: whoever is let in now takes the room that gathers for this one.
+    All(Instant),
+    /// Its product has.
+    Product(Instant),
+}
+
 /// A statement that is executing; give it back to [`Budget::end`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
@@ -55,14 +64,14 @@ impl Budget {
     /// Whether a statement of this product that takes about so long may begin now; `urgent` where somebody waits for it.
     ///
     /// # Errors
-    /// When to ask again.
+    /// [`Refusal`].
     pub fn may(
         &mut self,
         product: &str,
         urgent: bool,
         estimate: Duration,
         now: Instant,
-    ) -> Result<(), Instant> {
+    ) -> Result<(), Refusal> {
         let whole = WINDOW.mul_f64(self.share);
         let runs = |of: Option<&str>| -> Duration {
             let running = self.running.values();
@@ -70,12 +79,12 @@ impl Budget {
             running.map(|one| one.estimate.max(now.saturating_duration_since(one.began))).sum()
         };
         let (all, own) = (runs(None), runs(Some(product)));
-        self.all.may(estimate, all, whole, now)?;
+        self.all.may(estimate, all, whole, now).map_err(Refusal::All)?;
         if urgent {
             return Ok(());
         }
         let spent = self.by_product.entry(product.to_owned()).or_default();
-        spent.may(estimate, own, whole.mul_f64(PRODUCT_PART), now)
+        spent.may(estimate, own, whole.mul_f64(PRODUCT_PART), now).map_err(Refusal::Product)
     }
 
     /// It begins.
@@ -173,7 +182,9 @@ mod tests {
                     ran.push((at, at + takes));
                     at += takes;
                 }
-                Err(later) => at = at.max(later.saturating_duration_since(start)) + ms(1),
+                Err(Refusal::All(later) | Refusal::Product(later)) => {
+                    at = at.max(later.saturating_duration_since(start)) + ms(1);
+                }
             }
         }
         ran
@@ -224,6 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn room_gathers_for_who_needs_much() {
+        let (mut budget, now) = (Budget::new(0.5), Instant::now());
+        for product in ["a", "b"] {
+            let ticket = budget.begin(product, ms(2_000), now);
+            budget.end(&ticket, ms(2_000), now);
+        }
+        // Whoever asks first is refused for all: the worker lets nobody pass.
+        let refused = budget.may("slow", true, ms(2_000), now);
+        assert!(matches!(refused, Err(Refusal::All(_))), "{refused:?}");
+        let own = budget.may("a", false, ms(900), now);
+        assert!(matches!(own, Err(Refusal::Product(_))), "{own:?}");
+    }
+
+    #[test]
     fn one_connections_worth_and_more_may_be_all_of_the_time() {
         let (mut budget, now) = (Budget::new(4.0), Instant::now());
         let tickets: Vec<Ticket> = (0..2).map(|_| budget.begin("p", ms(9_000), now)).collect();
@@ -240,7 +265,7 @@ mod tests {
             budget.end(&first, ms(takes), start + ms(takes));
             let mut at = start + ms(takes);
             let mut looks = 0;
-            while let Err(later) = budget.may("p", false, ms(takes), at) {
+            while let Err(Refusal::All(later) | Refusal::Product(later)) = budget.may("p", false, ms(takes), at) {
                 prop_assert!(later > at, "it is worth waiting");
                 at = later;
                 looks += 1;

@@ -253,8 +253,12 @@ impl Handle {
                 return;
             }
         }
+        let catalog = Arc::clone(&self.shared.catalog.borrow());
+        let slot = catalog.products.get(key.product());
+        let not_before =
+            slot.and_then(Slot::product).and_then(|product| self.not_before(product, key));
         // A full queue is no loss: the next read asks again.
-        let stale = self.stale(key, None);
+        let stale = self.stale(key, not_before);
         if self.queue().refresh(key, stale).is_ok() {
             self.shared.asked.notify_one();
         }

@@ -330,7 +330,9 @@ impl<W> Queue<W> {
         while let Some((instant, _)) = self.delayed.first()
             && *instant <= now
         {
-            if let Some((_, key)) = self.delayed.pop_first()
+            // One that was computed meanwhile has been taken off the list.
+            if let Some((instant, key)) = self.delayed.pop_first()
+                && self.later.get(&key).is_some_and(|stale| stale.not_before == Some(instant))
                 && let Some(stale) = self.later.remove(&key)
             {
                 self.enter(&key, self.line_of(stale.rate, 1), stale.since, None);
@@ -398,6 +400,7 @@ impl<W> Queue<W> {
     }
 
     fn run(&mut self, key: &Key) {
+        self.later.remove(key);
         let job = self.waiting.remove(key);
         self.requests -= job.as_ref().map_or(0, |job| u64::from(job.requests));
         let waiters = job.map(|job| job.waiters).unwrap_or_default();
@@ -628,6 +631,17 @@ mod tests {
         queue.refresh(&key(0), Stale { not_before: Some(later), ..stale(now) }).unwrap();
         assert!(taken(&mut queue, 9, now).is_empty());
         assert_eq!(taken(&mut queue, 9, later), [key(0)]);
+    }
+
+    #[test]
+    fn what_was_computed_meanwhile_is_not_computed_again_when_its_time_comes() {
+        let (mut queue, now) = (Queue::new(9, Order::Worth), Instant::now());
+        let later = now + std::time::Duration::from_secs(1);
+        queue.refresh(&key(0), Stale { not_before: Some(later), ..stale(now) }).unwrap();
+        queue.ask(&key(0), Want::Any, (), now).unwrap();
+        assert_eq!(taken(&mut queue, 9, now), [key(0)]);
+        queue.finish(&key(0));
+        assert_eq!(taken(&mut queue, 9, later), []);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     Error, Fresh, Handle, Ran, Run, RunError,
-    budget::Ticket,
+    budget::{Refusal, Ticket},
     handle::Waiter,
     ledger::{Computed, Verdict},
     queue::Want,
@@ -142,9 +142,14 @@ impl Worker {
                     let ticket = budget.begin(&candidate.product, estimate, now);
                     return Next::Batch(keys, ticket);
                 }
-                Err(later) => {
+                Err(refusal) => {
                     self.handle.shared.observer.count(Counter::OverBudget, 1);
+                    let (Refusal::All(later) | Refusal::Product(later)) = refusal;
                     wait = Some(wait.map_or(later, |wait| wait.min(later)));
+                    // What is worth less and takes less would take every bit of room that comes free.
+                    if let Refusal::All(_) = refusal {
+                        break;
+                    }
                 }
             }
         }
@@ -313,7 +318,9 @@ impl Worker {
                     self.put(&key, &fresh).await;
                 }
                 self.answer(&key, Ok(fresh));
-                self.handle.moved(&key);
+                if changed {
+                    self.handle.moved(&key);
+                }
             }
             Verdict::Void => self.again(&key),
         }

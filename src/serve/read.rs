@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
-    entry::{Meta, Stamp},
+    entry::{Fingerprint, Meta, Stamp},
     key::Key,
     observe::ReadSource,
     product::{Product, Stale},
@@ -83,6 +83,8 @@ pub struct Answer {
     pub source: ReadSource,
     /// Which bytes these are; zero where they are not kept.
     pub stamp: Stamp,
+    /// The definition that they answer.
+    pub fingerprint: Fingerprint,
 }
 
 /// How an entry stands when it is answered: judged against one look at how far kck is.
@@ -126,7 +128,7 @@ pub async fn read(
         // Boxed, as is all that a hit does not come to: its future is moved with every request.
         Box::pin(read.newer()).await
     } else {
-        read.once().await.map(Outcome::Answer)
+        read.once(demand.fresh).await.map(Outcome::Answer)
     };
     if let Ok(Outcome::Answer(answer) | Outcome::Unchanged(answer)) = &outcome {
         context.observer.answered(answer.source, answer.stale);
@@ -146,10 +148,12 @@ impl Read<'_> {
     /// Waits for a version above `after`; the first of all is what stands.
     async fn newer(&self) -> Result<Outcome, Error> {
         let after = self.demand.after.unwrap_or(0);
+        // Computed once for the asking; what comes then is waited for.
+        let mut fresh = self.demand.fresh;
         let watching = self.context.recompute.watch(vec![self.key.clone()]);
         loop {
             watching.take();
-            let answer = self.once().await?;
+            let answer = self.once(std::mem::take(&mut fresh)).await?;
             if answer.version > after {
                 return Ok(Outcome::Answer(answer));
             }
@@ -163,9 +167,9 @@ impl Read<'_> {
     }
 
     /// One answer that meets the demand.
-    async fn once(&self) -> Result<Answer, Error> {
+    async fn once(&self, fresh: bool) -> Result<Answer, Error> {
         self.epoch_agrees()?;
-        if self.demand.fresh {
+        if fresh {
             Box::pin(self.until_visible()).await?;
             return Ok(Box::pin(self.computed(Want::New, ReadSource::Miss)).await?.answer);
         }
@@ -369,6 +373,7 @@ impl Read<'_> {
             ttl,
             source,
             stamp: meta.stamp,
+            fingerprint: meta.fingerprint,
         };
         Held { answer, position: stands.position }
     }

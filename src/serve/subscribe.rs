@@ -305,5 +305,6 @@ async fn read_key(
     let demand = Demand::plain(context.limits.wait, who.client.clone());
     let (Outcome::Answer(answer) | Outcome::Unchanged(answer)) =
         read::read(&context, &product, &key, &demand).await?;
+    who.still_reads(&context, product, &key, &answer).await?;
     Ok(answer)
 }

@@ -11,6 +11,7 @@ use super::{
     Context,
     auth::{Identity, permission},
     problem::Problem,
+    read::Answer,
     resolve,
     share::Client,
 };
@@ -89,6 +90,26 @@ impl Who {
         }
         let (identity, canonical) = (&self.identity, &context.canonical);
         permission::permit(product, key, identity, canonical, &self.client).await
+    }
+
+    /// The product that an answer is of: its file may have been edited while they waited, and then they are judged by
+    /// what it says now.
+    ///
+    /// # Errors
+    /// As [`Who::reads`].
+    pub async fn still_reads(
+        &self,
+        context: &Context,
+        product: Arc<Product>,
+        key: &Key,
+        answer: &Answer,
+    ) -> Result<Arc<Product>, Problem> {
+        if answer.fingerprint == product.fingerprint {
+            return Ok(product);
+        }
+        let now = resolve::named(context, product.name())?;
+        self.may_read(context, &now, key).await?;
+        Ok(now)
     }
 
     /// Whether they may run this update with these values.

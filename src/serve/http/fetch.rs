@@ -126,9 +126,7 @@ async fn one(
     asked.who.may_read(context, &product, &key).await?;
     let accepted = || door::text(&asked.accept).map(Form::accepted);
     let form = query.form.or_else(accepted).unwrap_or_default();
-    let stale_if_error = context.limits.stale_if_error.as_secs();
-    let public = context.gate.is_open() || product.draft.policy.access.public;
-    let manner = Manner { form, public, stale_if_error };
+    let manner = manner_of(context, &product, form);
     let known = |answer: &Answer| {
         let tags = door::text(&asked.if_none_match);
         tags.is_some_and(|tags| reply::names_version(tags, answer.version, form))
@@ -140,12 +138,19 @@ async fn one(
         }
         Outcome::Answer(answer) => answer,
     };
+    let product = asked.who.still_reads(context, product, &key, &answer).await?;
+    let manner = manner_of(context, &product, form);
     if form != Form::Json {
         answer.body = formed(context, &product, &key, &answer, form)?;
     }
     let packs = door::text(&asked.accept_encoding).is_some_and(accepts_gzip);
     let packed = if packs { Box::pin(packed(context, &key, &answer, form)).await } else { None };
     Ok(reply::answer(key.as_str(), &answer, manner, packed.as_ref()))
+}
+
+fn manner_of(context: &Context, product: &Product, form: Form) -> Manner {
+    let public = context.gate.is_open() || product.draft.policy.access.public;
+    Manner { form, public, stale_if_error: context.limits.stale_if_error.as_secs() }
 }
 
 /// An answer's bytes in another form, made once a stamp.
@@ -307,6 +312,7 @@ async fn listed(
     let (product, key) = who.reads(context, path).await?;
     let (Outcome::Answer(answer) | Outcome::Unchanged(answer)) =
         read::read(context, &product, &key, &demand).await?;
+    who.still_reads(context, product, &key, &answer).await?;
     Ok((key, answer))
 }
 

@@ -21,7 +21,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use warp::http::Request;
 
 use crate::serve::{
@@ -145,11 +148,11 @@ fn readers_of(descriptors: usize) -> usize {
     descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 4)
 }
 
-/// A connection with its places, which it holds until it ends.
+/// Where a connection comes from, and what it holds until the last of it has ended: its places, and that it is waited
+/// for when kck stops.
 struct Guest {
-    stream: TcpStream,
     address: IpAddr,
-    _places: (OwnedSemaphorePermit, Place<IpAddr>),
+    holds: (OwnedSemaphorePermit, Place<IpAddr>, TaskTrackerToken),
 }
 
 /// Takes connections until told to stop; those that are open then end by themselves.
@@ -179,25 +182,24 @@ where
             tracing::debug!(%address, "too many connections from one address");
             continue;
         };
-        let guest = Guest { stream, address, _places: (place, own) };
+        let guest = Guest { address, holds: (place, own, connections.token()) };
         // Of its own, because looking at a token locks it, and a connection looks each time that it is polled.
         let (door, tls, shutdown) =
             (Arc::clone(&door), settings.tls.clone(), shutdown.child_token());
         connections.spawn(async move {
-            prepare(&guest.stream);
-            let Guest { stream, address, _places } = guest;
+            prepare(&stream);
             match tls {
                 None => {
                     let http2 = shutdown.run_until_cancelled(speaks_http2(&stream)).await;
                     if let Some(http2) = http2 {
-                        connection(stream, http2, address, door, shutdown).await;
+                        connection(stream, http2, guest, door, shutdown).await;
                     }
                 }
                 Some(tls) => {
                     let accepted = shutdown.run_until_cancelled(tls.accept(stream)).await;
                     if let Some(Some((stream, http2))) = accepted {
                         // Boxed, so that a connection without TLS has no room for it.
-                        Box::pin(connection(stream, http2, address, door, shutdown)).await;
+                        Box::pin(connection(stream, http2, guest, door, shutdown)).await;
                     }
                 }
             }
@@ -242,7 +244,7 @@ async fn speaks_http2(stream: &TcpStream) -> bool {
 async fn connection<T, S>(
     stream: T,
     http2: bool,
-    address: IpAddr,
+    guest: Guest,
     door: Arc<Door<S>>,
     shutdown: CancellationToken,
 ) where
@@ -254,6 +256,8 @@ async fn connection<T, S>(
     S::Future: Send,
 {
     let phase = if http2 { Phase::of_http2() } else { Phase::default() };
+    let Guest { address, holds } = guest;
+    phase.hold(holds);
     let patience = if http2 { Patience { head: None, ..PATIENCE } } else { PATIENCE };
     let io = Patient::new(TokioIo::new(stream), patience, phase.clone());
     let visitor = Arc::new(Visitor::new(door.somebody(address), phase.clone()));

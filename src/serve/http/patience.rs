@@ -5,11 +5,12 @@
 //! quickly, and a reader must take something now and then.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -43,6 +44,8 @@ struct Doing {
     began: AtomicUsize,
     /// Some of a head has come.
     head: AtomicBool,
+    /// What is given back when the last of it has ended, a socket that the connection became included.
+    held: OnceLock<Box<dyn Any + Send + Sync>>,
     /// Answers of which a piece waits to be taken, by request, and since when. Locked to note one; not kept where the
     /// connection itself shows that nothing is taken.
     untaken: Option<Mutex<BTreeMap<usize, Instant>>>,
@@ -80,6 +83,11 @@ impl Phase {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         let request = self.0.began.fetch_add(1, Ordering::Relaxed);
         Serving { phase: self.clone(), request }
+    }
+
+    /// Keeps this for as long as anything of the connection goes on.
+    pub(super) fn hold(&self, held: impl Any + Send + Sync) {
+        drop(self.0.held.set(Box::new(held)));
     }
 
     /// Whether a request is being answered.

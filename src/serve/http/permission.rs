@@ -35,6 +35,9 @@ fn need(path: &str) -> Need {
     }
 }
 
+/// Where a token may come as a subprotocol.
+const SOCKET: &str = "/subscribe/ws";
+
 /// How long a connection goes by what was found of its last token: keys that are taken away count so much later.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
@@ -83,7 +86,8 @@ pub(super) async fn check<B>(
     let who = match named.and_then(|header| last.known(header)) {
         Some(who) => who,
         None => {
-            let who = found(context, nobody, need, (named, request.headers())).await?;
+            let socket = request.uri().path() == SOCKET;
+            let who = found(context, nobody, (need, socket), (named, request.headers())).await?;
             named.inspect(|header| last.remember(header, &who));
             who
         }
@@ -97,13 +101,14 @@ pub(super) async fn check<B>(
 async fn found(
     context: &Context,
     nobody: &Arc<Who>,
-    need: Need,
+    (need, socket): (Need, bool),
     (named, headers): (Option<&HeaderValue>, &HeaderMap),
 ) -> Result<Arc<Who>, Problem> {
     let gate = &context.gate;
     // A page that opens a socket can send its token in no other way.
     let token = named.map(HeaderValue::as_bytes);
-    let token = token.or_else(|| subscribe::token(headers).map(str::as_bytes));
+    let offered = || subscribe::token(headers).filter(|_| socket).map(str::as_bytes);
+    let token = token.or_else(offered);
     let identity = match (token.and_then(|token| gate.remembered(token)), need) {
         (Some(identity), _) => identity,
         // Boxed because a token is seldom seen for the first time: what is large here is moved with every request.

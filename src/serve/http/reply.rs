@@ -58,6 +58,7 @@ const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8; head
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const ACCEPTS: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 const KCK_AS_OF: HeaderName = HeaderName::from_static("kck-as-of");
 const KCK_AS_OF_LSN: HeaderName = HeaderName::from_static("kck-as-of-lsn");
@@ -148,10 +149,11 @@ impl Text {
         String::from_utf8(self.into_parts().concat()).expect("Postgres gives UTF-8")
     }
 
-    /// A response of this text.
+    /// A list: whoever may have one of its answers may not have another's.
     pub(super) fn into_json(self) -> warp::reply::Response {
         let mut response = self.into_response();
         response.headers_mut().insert(CONTENT_TYPE, JSON);
+        response.headers_mut().insert(CACHE_CONTROL, PRIVATE);
         response
     }
 
@@ -273,7 +275,7 @@ fn describe(response: &mut warp::reply::Response, answer: &Answer, manner: Manne
     headers.insert(ETAG, tag);
     let control = match (manner.public, manner.stale_if_error) {
         (true, 0) => NO_CACHE,
-        (false, 0) => HeaderValue::from_static("private, no-cache"),
+        (false, 0) => PRIVATE,
         (true, seconds) => value(format_args!("max-age=0, stale-if-error={seconds}")),
         (false, seconds) => value(format_args!("private, max-age=0, stale-if-error={seconds}")),
     };
@@ -365,7 +367,9 @@ pub(super) fn flowing_json(
     let mut end = Text::default();
     end.push("]}");
     let texts = stream::iter([begun]).chain(rest).chain(stream::iter([end]));
-    flowing(JSON, texts.flat_map(|text| stream::iter(text.into_parts())))
+    let mut response = flowing(JSON, texts.flat_map(|text| stream::iter(text.into_parts())));
+    response.headers_mut().insert(CACHE_CONTROL, PRIVATE);
+    response
 }
 
 /// What the connection sends, and a sign that it is doing so.
@@ -492,6 +496,7 @@ mod tests {
             ttl: None,
             source: ReadSource::Hit,
             stamp: crate::entry::Stamp(1),
+            fingerprint: crate::entry::Fingerprint::default(),
         }
     }
 
