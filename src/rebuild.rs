@@ -16,8 +16,9 @@ use crate::{
     parts::Failure,
     postgres::Source,
     product::{
-        Catalog, Fault, Kind, Product, Slot, UpdateSlot,
+        Catalog, Kind, Product, Slot, UpdateSlot,
         files::{Drafts, Files},
+        listed,
     },
     recompute::{
         ledger::{Ledger, Terms},
@@ -175,16 +176,14 @@ pub(crate) async fn rebuild(
 }
 
 fn note_broken(catalog: &Catalog, observer: &Observer) {
-    let texts =
-        |faults: &[Fault]| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     for (name, slot) in &catalog.products {
         if let Slot::Broken { faults, .. } = slot {
-            observer.note(Event::ProductBroken { product: name.clone(), why: texts(faults) });
+            observer.note(Event::ProductBroken { product: name.clone(), why: listed(faults) });
         }
     }
     for (name, slot) in &catalog.updates {
         if let UpdateSlot::Broken { faults } = slot {
-            observer.note(Event::UpdateBroken { update: name.clone(), why: texts(faults) });
+            observer.note(Event::UpdateBroken { update: name.clone(), why: listed(faults) });
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         Client, Error as SourceError, describe_chain,
         publication::{self, Publication, Unusable},
     },
-    product::{Draft, Fault, Product, Slot, files::Files},
+    product::{Draft, Fault, Product, Slot, files::Files, listed},
     recompute::ledger::Terms,
     roster::Known,
     store::{
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Between two looks at the files.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the source refuses is tried again after this, doubling …
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// … up to this.
@@ -107,6 +107,23 @@ pub(crate) struct Reload {
     surplus: bool,
 }
 
+/// Looks at files where that keeps nobody waiting.
+pub(crate) async fn aside<T: Send + 'static, R: Send + 'static>(
+    mut files: T,
+    look: impl FnOnce(&mut T) -> R + Send + 'static,
+) -> (T, R) {
+    let looked = tokio::task::spawn_blocking(move || {
+        let moved = look(&mut files);
+        (files, moved)
+    });
+    match looked.await {
+        Ok(looked) => looked,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime ends, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Returns at SIGHUP.
 pub(crate) async fn told(hangups: &mut Option<Signal>) {
     if let Some(hangups) = hangups
@@ -152,7 +169,7 @@ fn unplaced(slot: Option<&Slot>, works: bool, faults: Vec<Fault>) -> Slot {
 /// What is to be told of a product in this place.
 fn trouble(name: &str, slot: &Slot) -> Option<Event> {
     let faults = slot.faults();
-    let why = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let why = listed(faults);
     let product = name.to_owned();
     match slot {
         Slot::Ready { .. } if faults.is_empty() => None,
@@ -219,17 +236,8 @@ impl Reload {
 
     /// Gathers what has moved.
     async fn look(&mut self, all: bool) {
-        let mut files = std::mem::take(&mut self.files);
-        let looked = tokio::task::spawn_blocking(move || {
-            let moved = files.look(all);
-            (files, moved)
-        });
-        let (files, moved) = match looked.await {
-            Ok(looked) => looked,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime ends, and this task with it.
-            Err(_) => std::future::pending().await,
-        };
+        let files = std::mem::take(&mut self.files);
+        let (files, moved) = aside(files, move |files| files.look(all)).await;
         (self.files, self.looked_at) = (files, Instant::now());
         self.due.extend(moved.into_iter().map(|name| (name, Due::now())));
         if all {

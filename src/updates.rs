@@ -16,12 +16,10 @@ use crate::{
     observe::Event,
     parts::Parts,
     postgres::{Client, Error, describe_chain},
-    product::{Draft, Fault, Update, UpdateSlot, files::Drafts},
-    reload::told,
+    product::{Draft, Fault, Update, UpdateSlot, files::Drafts, listed},
+    reload::{LOOK_EVERY, aside, told},
 };
 
-/// Between two looks at the files.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the source refused is asked again after this, doubling …
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 /// … up to this.
@@ -67,17 +65,8 @@ impl Updates {
     }
 
     async fn look(&mut self, all: bool) {
-        let mut drafts = std::mem::take(&mut self.drafts);
-        let looked = tokio::task::spawn_blocking(move || {
-            let moved = drafts.look(all);
-            (drafts, moved)
-        });
-        let (drafts, moved) = match looked.await {
-            Ok(looked) => looked,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime ends, and this task with it.
-            Err(_) => std::future::pending().await,
-        };
+        let drafts = std::mem::take(&mut self.drafts);
+        let (drafts, moved) = aside(drafts, move |drafts| drafts.look(all)).await;
         self.drafts = drafts;
         let (at, pause) = self.retry;
         if !moved.is_empty() || all {
@@ -175,7 +164,7 @@ fn placed(before: Option<&UpdateSlot>, loaded: Result<Update, Vec<Fault>>) -> Up
 }
 
 fn said_of(name: &str, slot: &UpdateSlot) -> Event {
-    let why = slot.faults().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let why = listed(slot.faults());
     let update = name.to_owned();
     match slot {
         UpdateSlot::Ready { faults, .. } if faults.is_empty() => Event::UpdateLoaded { update },

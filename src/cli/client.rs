@@ -1,6 +1,6 @@
 //! A request to a running kck → its status and body, or its events.
 
-use std::{fmt::Display, sync::Arc};
+use std::fmt::Display;
 
 use bytes::Bytes;
 use clap::Args;
@@ -18,10 +18,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::{Stop, complain, environment, say};
-use crate::postgres::{
-    address::{Tls, TlsMode},
-    describe_chain, tls,
-};
+use crate::postgres::{describe_chain, tls};
 
 /// Where the running kck is.
 #[derive(Debug, Args)]
@@ -139,11 +136,9 @@ async fn encrypted(
     host: &str,
     stream: TcpStream,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
-    let own = Tls { mode: TlsMode::VerifyFull, authorities: None, certificate: None, key: None };
-    let config = tls::client_config(&own).map_err(|error| describe_chain(&error))?;
+    let config = tls::of_this_machine().map_err(|error| describe_chain(&error))?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let connector = TlsConnector::from(Arc::clone(&config));
-    connector.connect(name, stream).await.map_err(|error| error.to_string())
+    TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())
 }
 
 async fn spoken<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, hyper::Error>

@@ -20,6 +20,19 @@ use super::{
 
 const ACTION: &str = "prepare TLS";
 
+/// The configuration that trusts whom this machine trusts, and shows no certificate.
+///
+/// # Errors
+/// When this machine names no authorities.
+pub fn of_this_machine() -> Result<Arc<ClientConfig>, Error> {
+    client_config(&Tls {
+        mode: TlsMode::VerifyFull,
+        authorities: None,
+        certificate: None,
+        key: None,
+    })
+}
+
 /// The configuration for `tls`; files are read anew each time, since certificates are renewed.
 pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());

@@ -89,6 +89,12 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Faults as people read them, each with its hint.
+#[must_use]
+pub fn listed(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 impl Fault {
     /// A fault at a byte offset of the file's text.
     #[must_use]

@@ -258,10 +258,17 @@ impl Handle {
         let not_before =
             slot.and_then(Slot::product).and_then(|product| self.not_before(product, key));
         // A full queue is no loss: the next read asks again.
+        self.queue_refresh(key, not_before);
+    }
+
+    /// Queues a stale key for its turn; whether the queue took it.
+    pub(super) fn queue_refresh(&self, key: &Key, not_before: Option<Instant>) -> bool {
         let stale = self.stale(key, not_before);
-        if self.queue().refresh(key, stale).is_ok() {
+        let taken = self.queue().refresh(key, stale).is_ok();
+        if taken {
             self.shared.asked.notify_one();
         }
+        taken
     }
 
     /// Somebody waits for the certificate to grow.
@@ -375,18 +382,14 @@ impl Handle {
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
             Eager::Never => false,
         };
-        if !eager {
-            return;
-        }
-        let stale = self.stale(key, self.not_before(product, key));
-        if self.queue().refresh(key, stale).is_ok() {
-            self.shared.asked.notify_one();
+        if eager {
+            self.queue_refresh(key, self.not_before(product, key));
         }
     }
 
     /// How soon a key that is stale from now on should be computed: its reads ÷ its cost; those that somebody watches
     /// come before all that are only read.
-    pub(super) fn stale(&self, key: &Key, not_before: Option<Instant>) -> Stale {
+    fn stale(&self, key: &Key, not_before: Option<Instant>) -> Stale {
         let now = Instant::now();
         let (heat, cost_us) = {
             let ledger = self.ledger();

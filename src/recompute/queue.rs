@@ -75,11 +75,11 @@ pub struct Stale {
     pub not_before: Option<Instant>,
 }
 
-/// A place in line: those who wait, then by rate as a power of two.
+/// A place in line: by rate as a power of two, above all those who wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Line {
-    Urgent,
     Rate(i8),
+    Urgent,
 }
 
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ impl<W> Queue<W> {
         if self.waiting.len() >= self.limit && !self.waiting.contains_key(key) {
             return Err(waiter);
         }
-        self.enter(key, Line::Urgent, now, Some(waiter));
+        self.enter(key, None, now, Some(waiter));
         Ok(())
     }
 
@@ -210,11 +210,13 @@ impl<W> Queue<W> {
         if self.waiting.len() >= self.limit && !self.waiting.contains_key(key) {
             return Err(Full);
         }
-        self.enter(key, self.line_of(stale.rate, 1), stale.since, None);
+        self.enter(key, Some(stale.rate), stale.since, None);
         Ok(())
     }
 
-    fn line_of(&self, rate: f32, requests: u32) -> Line {
+    /// Where a key stands of this rate that was asked for so often; without a rate somebody waits for it.
+    fn line_of(&self, rate: Option<f32>, requests: u32) -> Line {
+        let Some(rate) = rate else { return Line::Urgent };
         let measure = match self.strategy {
             Order::Worth => rate,
             Order::FirstRequested => 1.0,
@@ -225,42 +227,27 @@ impl<W> Queue<W> {
         Line::Rate(measure.max(f32::MIN_POSITIVE).log2().clamp(-120.0, 120.0).floor() as i8)
     }
 
-    fn enter(&mut self, key: &Key, line: Line, since: Instant, waiter: Option<W>) {
-        let runs = self.running.contains_key(key);
+    /// A key that is asked for again goes further up, never down.
+    fn enter(&mut self, key: &Key, rate: Option<f32>, since: Instant, waiter: Option<W>) {
         self.requests += 1;
-        if let Some(job) = self.waiting.get_mut(key) {
-            job.waiters.extend(waiter);
-            job.requests = job.requests.saturating_add(1);
-            let requests = job.requests;
-            let line = match line {
-                Line::Urgent => line,
-                Line::Rate(_) => line.max(self.line_of(0.0, requests)),
-            };
-            self.move_up(key, line, runs);
+        let asked = self.waiting.get(key).map_or(0, |job| job.requests).saturating_add(1);
+        let line = self.line_of(rate, asked);
+        let job = self.waiting.entry(key.clone()).or_insert_with(|| Job {
+            waiters: Vec::new(),
+            line,
+            since,
+            requests: 0,
+        });
+        job.waiters.extend(waiter);
+        job.requests = asked;
+        let (is_new, since) = (asked == 1, job.since);
+        if !(is_new || job.line < line) {
             return;
         }
-        let waiters = waiter.into_iter().collect();
-        self.waiting.insert(key.clone(), Job { waiters, line, since, requests: 1 });
+        job.line = line;
         // A key that runs waits aside until `finish` lets it in: one computation at a time.
-        if !runs {
+        if !self.running.contains_key(key) {
             self.stand(key, line, since);
-        }
-    }
-
-    /// A key that is asked for again goes further up, never down.
-    fn move_up(&mut self, key: &Key, line: Line, runs: bool) {
-        let Some(job) = self.waiting.get_mut(key) else { return };
-        let up = match (job.line, line) {
-            (Line::Urgent, _) => false,
-            (Line::Rate(_), Line::Urgent) => true,
-            (Line::Rate(now), Line::Rate(then)) => then > now,
-        };
-        if up {
-            job.line = line;
-            let since = job.since;
-            if !runs {
-                self.stand(key, line, since);
-            }
         }
     }
 
@@ -281,7 +268,6 @@ impl<W> Queue<W> {
     pub fn candidates(&mut self, now: Instant) -> Vec<Candidate> {
         self.let_in(now);
         self.clean();
-        let average = self.requests as f64 / self.waiting.len().max(1) as f64;
         let (mut urgent, mut rest) = (Vec::new(), Vec::new());
         for (product, lines) in &self.lines {
             let candidate = |urgent| Candidate { product: Arc::clone(product), urgent };
@@ -290,7 +276,7 @@ impl<W> Queue<W> {
                 match line {
                     Line::Urgent => urgent.push((*since, candidate(true))),
                     Line::Rate(rate) => {
-                        let worth = self.worth(*rate, *since, now, average);
+                        let worth = self.worth(*rate, *since, now);
                         rest.push((worth, candidate(false)));
                     }
                 }
@@ -311,7 +297,7 @@ impl<W> Queue<W> {
     }
 
     /// What the first of a line is worth now.
-    fn worth(&self, rate: i8, since: Instant, now: Instant, average: f64) -> f64 {
+    fn worth(&self, rate: i8, since: Instant, now: Instant) -> f64 {
         // A moment counts, so that what has just become stale is ordered by its rate.
         let age = now.saturating_duration_since(since).as_secs_f64() + 1e-6;
         let measure = f64::from(rate).exp2();
@@ -320,8 +306,10 @@ impl<W> Queue<W> {
             Order::FirstRequested => age,
             // Whoever was asked for more often goes before, however long others wait.
             Order::MostRequested => measure * 1e12 + age,
-            Order::FirstRequestedGteAvg if measure * 2.0 > average => 1e12 + age,
-            Order::FirstRequestedGteAvg => age,
+            Order::FirstRequestedGteAvg => {
+                let average = self.requests as f64 / self.waiting.len().max(1) as f64;
+                if measure * 2.0 > average { 1e12 + age } else { age }
+            }
         }
     }
 
@@ -335,7 +323,7 @@ impl<W> Queue<W> {
                 && self.later.get(&key).is_some_and(|stale| stale.not_before == Some(instant))
                 && let Some(stale) = self.later.remove(&key)
             {
-                self.enter(&key, self.line_of(stale.rate, 1), stale.since, None);
+                self.enter(&key, Some(stale.rate), stale.since, None);
             }
         }
     }
@@ -343,15 +331,7 @@ impl<W> Queue<W> {
     /// Places at the front that are nobody's own any more are given up.
     fn clean(&mut self) {
         let Self { lines, waiting, running, .. } = self;
-        lines.retain(|_, lines| {
-            lines.retain(|line, keys| {
-                while keys.front().is_some_and(|(_, key)| !is_own(waiting, running, key, *line)) {
-                    keys.pop_front();
-                }
-                !keys.is_empty()
-            });
-            !lines.is_empty()
-        });
+        lines.retain(|_, lines| still_own(lines, waiting, running));
     }
 
     /// The next keys of a product, at most `most`, those first for whom somebody waits if that is why it was chosen;
@@ -366,7 +346,13 @@ impl<W> Queue<W> {
                 self.run(&key);
                 taken.push(key);
             }
-            self.clean_product(&candidate.product);
+            let Self { lines, waiting, running, .. } = self;
+            if lines
+                .get_mut(&candidate.product)
+                .is_some_and(|own| !still_own(own, waiting, running))
+            {
+                lines.remove(&candidate.product);
+            }
         }
         taken
     }
@@ -376,27 +362,12 @@ impl<W> Queue<W> {
         if candidate.urgent && lines.contains_key(&Line::Urgent) {
             return Some(Line::Urgent);
         }
-        let average = self.requests as f64 / self.waiting.len().max(1) as f64;
         let worthiest = lines.iter().filter_map(|(line, keys)| match line {
             Line::Urgent => None,
-            Line::Rate(rate) => Some((self.worth(*rate, keys.front()?.0, now, average), *line)),
+            Line::Rate(rate) => Some((self.worth(*rate, keys.front()?.0, now), *line)),
         });
         let worthiest = worthiest.max_by(|(one, _), (other, _)| one.total_cmp(other));
         worthiest.map(|(_, line)| line).or_else(|| lines.keys().next().copied())
-    }
-
-    fn clean_product(&mut self, product: &Arc<str>) {
-        let Self { lines, waiting, running, .. } = self;
-        let Some(own) = lines.get_mut(product) else { return };
-        own.retain(|line, keys| {
-            while keys.front().is_some_and(|(_, key)| !is_own(waiting, running, key, *line)) {
-                keys.pop_front();
-            }
-            !keys.is_empty()
-        });
-        if own.is_empty() {
-            lines.remove(product);
-        }
     }
 
     fn run(&mut self, key: &Key) {
@@ -432,14 +403,23 @@ impl<W> Queue<W> {
     }
 }
 
-/// Whether a place in a line is still the key's own: it may have moved up, or run by now.
-fn is_own<W>(
+/// Gives up the places at the front that are not their keys' own any more, those that moved up or run by now; whether
+/// any line is left.
+fn still_own<W>(
+    lines: &mut Lines,
     waiting: &HashMap<Key, Job<W>>,
     running: &HashMap<Key, Running<W>>,
-    key: &Key,
-    line: Line,
 ) -> bool {
-    waiting.get(key).is_some_and(|job| job.line == line) && !running.contains_key(key)
+    lines.retain(|line, keys| {
+        let own = |key: &Key| {
+            waiting.get(key).is_some_and(|job| job.line == *line) && !running.contains_key(key)
+        };
+        while keys.front().is_some_and(|(_, key)| !own(key)) {
+            keys.pop_front();
+        }
+        !keys.is_empty()
+    });
+    !lines.is_empty()
 }
 
 #[cfg(test)]

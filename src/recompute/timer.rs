@@ -547,12 +547,7 @@ impl Handle {
     fn queue_at(&self, key: &Key, due: SourceTime, now: SourceTime) -> bool {
         let wait = until(now, due);
         let not_before = (!wait.is_zero()).then(|| Instant::now() + wait);
-        let stale = self.stale(key, not_before);
-        let taken = self.queue().refresh(key, stale).is_ok();
-        if taken {
-            self.shared.asked.notify_one();
-        }
-        taken
+        self.queue_refresh(key, not_before)
     }
 
     fn has_room(&self) -> bool {

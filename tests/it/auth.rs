@@ -3,21 +3,18 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use futures_util::future::join_all;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::Request;
-use hyper_util::rt::TokioIo;
-use kck::serve::auth::mint::{Grant, Signer};
-use serde_json::{Map, Value, json};
-use tokio::net::TcpStream;
-
 use crate::support::{
-    client::{Events, Reply, get, send},
+    client::{Events, Reply, answered, connected, get, send},
     kck::{Kck, Project},
     run,
     servers::Database,
 };
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http_body_util::{Empty, Full};
+use hyper::Request;
+use kck::serve::auth::mint::{Grant, Signer};
+use serde_json::{Map, Value, json};
 
 const SECRET: &str = "a secret of tests and of nothing else";
 const OWN: &str = "/* kck\nresult = \"value\"\n[auth]\nscope = \"sums:read\"\nclaims = { owner = \"tenant\" }\n*/\nselect sum(n)::bigint from items where owner = :owner";
@@ -173,23 +170,20 @@ fn a_token_of_another_tenant_never_sees_a_cached_answer() {
             let (kck, bearers) = (&kck, &bearers);
             async move {
                 let own = reader % 3;
-                let stream = TcpStream::connect(&kck.address).await.unwrap();
-                let (mut sender, connection) =
-                    hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-                tokio::spawn(connection);
+                let mut sender = connected(&kck.address).await.unwrap();
                 for round in 0..300 {
                     let asked = (reader + round) % 3;
                     let request = Request::get(format!("/fetch/own_sum/{asked}"))
                         .header("host", &kck.address)
                         .header("authorization", &bearers[own]);
                     let request = request.body(Empty::<Bytes>::new()).unwrap();
-                    sender.ready().await.unwrap();
-                    let reply = sender.send_request(request).await.unwrap();
-                    let status = reply.status().as_u16();
-                    let body = reply.into_body().collect().await.unwrap().to_bytes();
-                    let body: Value = serde_json::from_slice(&body).unwrap();
+                    let reply = answered(&mut sender, request).await.unwrap();
+                    let body = reply.json();
                     let want = if asked == own { 200 } else { 403 };
-                    assert_eq!((status, body["success"].as_bool()), (want, Some(want == 200)));
+                    assert_eq!(
+                        (reply.status, body["success"].as_bool()),
+                        (want, Some(want == 200))
+                    );
                     assert!(want == 200 || body.get("value").is_none());
                 }
             }
@@ -227,14 +221,11 @@ fn an_update_is_bound_to_the_token_too() {
         let kck = project.start().await;
         let one = Tokens::of(&project).tenant(&kck, 1);
         let put = async |body: &str| {
-            let stream = TcpStream::connect(&kck.address).await.unwrap();
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-            tokio::spawn(connection);
+            let mut sender = connected(&kck.address).await.unwrap();
             let request = Request::put("/update/set_own").header("host", &kck.address);
             let request = request.header("authorization", &one);
-            let request = request.body(http_body_util::Full::new(Bytes::from(body.to_owned())));
-            sender.send_request(request.unwrap()).await.unwrap().status().as_u16()
+            let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+            answered(&mut sender, request).await.unwrap().status
         };
         assert_eq!(put(r#"{"owner":1,"n":5}"#).await, 200);
         assert_eq!(put(r#"{"owner":"01","n":5}"#).await, 200);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    client::{Reply, get, send},
+    client::{Reply, answered, connected, get, send},
     kck::{Kck, Project, Store},
     run,
     servers::Database,
@@ -118,13 +118,11 @@ fn pages_of_other_sites_may_do_what_the_settings_say() {
         for (origin, status) in
             [("https://evil.example", 403), ("null", 403), ("https://shop.example", 200)]
         {
-            let stream = TcpStream::connect(&kck.address).await.unwrap();
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-            tokio::spawn(connection);
+            let mut sender = connected(&kck.address).await.unwrap();
             let request = Request::post("/refresh/items_of/1").header("host", &kck.address);
             let request = request.header("origin", origin).body(Empty::<Bytes>::new()).unwrap();
-            assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{origin}");
+            let reply = answered(&mut sender, request).await.unwrap();
+            assert_eq!(reply.status, status, "{origin}");
         }
         kck.stop().await;
     });

@@ -9,9 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{future::join_all, poll};
-use http_body_util::{BodyExt as _, Full};
 use kck::{
     change::Lsn,
     key::Key,
@@ -27,6 +25,7 @@ use kck::{
 use serde_json::{Value, json};
 
 use crate::support::{
+    client::send,
     kck::{Kck, Project, Store},
     run,
     servers::Database,
@@ -241,16 +240,8 @@ fn an_answer_that_is_being_written_is_not_computed_again() {
 }
 
 async fn post(kck: &Kck, path: &str, body: &Value) -> (u16, Value) {
-    let stream = tokio::net::TcpStream::connect(&kck.address).await.unwrap();
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    let request = hyper::Request::post(path).header("host", &kck.address);
-    let request = request.body(Full::new(Bytes::from(body.to_string()))).unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    (status, serde_json::from_slice(&body).unwrap())
+    let reply = send(&kck.address, ("POST", path), "", body.to_string()).await;
+    (reply.status, reply.json())
 }
 
 /// Goal: a key that no store takes is refused before it can stand in the way of marks. Method: keys of more than

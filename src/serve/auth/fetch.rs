@@ -5,7 +5,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,10 +19,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::settings::FILE_BYTES_MAX;
-use crate::postgres::{
-    address::{Tls, TlsMode},
-    describe_chain, tls,
-};
+use crate::postgres::{describe_chain, tls};
 
 /// An address has so long to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -96,12 +92,12 @@ impl Address {
         if !self.secure {
             return self.exchange(stream).await;
         }
-        let own =
-            Tls { mode: TlsMode::VerifyFull, authorities: None, certificate: None, key: None };
-        let config = tls::client_config(&own).map_err(|error| describe_chain(&error))?;
+        let config = tls::of_this_machine().map_err(|error| describe_chain(&error))?;
         let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
-        let connector = TlsConnector::from(Arc::clone(&config));
-        let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+        let stream = TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|error| error.to_string())?;
         self.exchange(stream).await
     }
 

@@ -99,7 +99,7 @@ where
                 Err(Problem::internal())
             })
         };
-        let mut response = answered.unwrap_or_else(|problem| reply::problem(&problem));
+        let mut response = reply::settled(answered);
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
         if doubtful {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
-use warp::{path::Tail, reply::Response};
+use warp::reply::Response;
 
 use crate::{
     entry::Stamp,
@@ -35,19 +35,23 @@ const READS_AT_ONCE: usize = 16;
 /// A list that is longer is sent as it is read, so that no reader makes kck hold a thousand long answers.
 const LIST_BYTES_HELD: usize = 4 * 1024 * 1024;
 
-/// `GET /fetch/KEY`, `GET /fetch/NAME?parameter=value` and `GET /fetch?key=A&key=B`.
-pub(super) async fn get(
+/// `GET /fetch?key=A&key=B`.
+pub(super) async fn list(
     context: Arc<Context>,
     asked: Asked,
     raw_query: Option<String>,
-    path: Tail,
 ) -> Response {
-    at(&context, &asked, raw_query.as_deref(), path.as_str()).await
+    let listed = async {
+        let client = asked.who.client.clone();
+        let query = Query::parse(raw_query.as_deref(), context.limits.wait, client)?;
+        many(Arc::clone(&context), asked.who, query).await
+    };
+    reply::settled(listed.await)
 }
 
-/// What lies at this path behind `/fetch/`.
+/// `GET /fetch/KEY` and `GET /fetch/NAME?parameter=value`: what lies at this path behind `/fetch/`.
 pub(super) async fn at(
-    context: &Arc<Context>,
+    context: &Context,
     asked: &Asked,
     raw_query: Option<&str>,
     path: &str,
@@ -56,13 +60,7 @@ pub(super) async fn at(
         Ok(query) => query,
         Err(problem) => return reply::problem(&problem),
     };
-    let answered = if path.is_empty() {
-        // Boxed, as is all that a hit does not come to: its future is moved with every request.
-        Box::pin(many(Arc::clone(context), Arc::clone(&asked.who), query)).await
-    } else {
-        one(context, asked, path, query).await
-    };
-    answered.unwrap_or_else(|problem| reply::problem(&problem))
+    reply::settled(one(context, asked, path, query).await)
 }
 
 /// `POST /fetch` with `{"keys":[…]}`.
@@ -78,7 +76,7 @@ pub(super) async fn post(
         Ok(query) => many(context, who, query).await,
         Err(problem) => Err(problem),
     };
-    answered.unwrap_or_else(|problem| reply::problem(&problem))
+    reply::settled(answered)
 }
 
 #[derive(Deserialize)]
@@ -126,31 +124,28 @@ async fn one(
     asked.who.may_read(context, &product, &key).await?;
     let accepted = || door::text(&asked.accept).map(Form::accepted);
     let form = query.form.or_else(accepted).unwrap_or_default();
-    let manner = manner_of(context, &product, form);
-    let known = |answer: &Answer| {
-        let tags = door::text(&asked.if_none_match);
-        tags.is_some_and(|tags| reply::names_version(tags, answer.version, form))
-    };
-    let mut answer = match read::read(context, &product, &key, &query.demand).await? {
-        Outcome::Unchanged(answer) => return Ok(reply::not_modified(&answer, manner)),
-        Outcome::Answer(answer) if known(&answer) => {
-            return Ok(reply::not_modified(&answer, manner));
+    let (mut answer, unchanged) = match read::read(context, &product, &key, &query.demand).await? {
+        Outcome::Unchanged(answer) => (answer, true),
+        Outcome::Answer(answer) => {
+            let tags = door::text(&asked.if_none_match);
+            let known = |tags| reply::names_version(tags, answer.version, form);
+            let unchanged = tags.is_some_and(known);
+            (answer, unchanged)
         }
-        Outcome::Answer(answer) => answer,
     };
     let product = asked.who.still_reads(context, product, &key, &answer).await?;
-    let manner = manner_of(context, &product, form);
+    let public = context.gate.is_open() || product.draft.policy.access.public;
+    let stale_if_error = context.limits.stale_if_error.as_secs();
+    let manner = Manner { form, public, stale_if_error };
+    if unchanged {
+        return Ok(reply::not_modified(&answer, manner));
+    }
     if form != Form::Json {
         answer.body = formed(context, &product, &key, &answer, form)?;
     }
     let packs = door::text(&asked.accept_encoding).is_some_and(accepts_gzip);
     let packed = if packs { Box::pin(packed(context, &key, &answer, form)).await } else { None };
     Ok(reply::answer(key.as_str(), &answer, manner, packed.as_ref()))
-}
-
-fn manner_of(context: &Context, product: &Product, form: Form) -> Manner {
-    let public = context.gate.is_open() || product.draft.policy.access.public;
-    Manner { form, public, stale_if_error: context.limits.stale_if_error.as_secs() }
 }
 
 /// An answer's bytes in another form, made once a stamp.

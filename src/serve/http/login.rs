@@ -5,11 +5,7 @@ use std::sync::Arc;
 use bytes::Buf;
 use futures_util::Stream;
 use serde::Serialize;
-use warp::{
-    http::{HeaderValue, header::CACHE_CONTROL},
-    path::Tail,
-    reply::Response,
-};
+use warp::{path::Tail, reply::Response};
 
 use crate::{
     key,
@@ -35,17 +31,12 @@ pub(super) async fn login(
         success: bool,
         auth_token: String,
     }
-    let query = query::nothing(raw_query.as_deref());
-    let token = async {
-        query?;
-        token(&context, &asked.who, path.as_str(), chunks).await
+    let answered = async {
+        query::nothing(raw_query.as_deref())?;
+        let auth_token = token(&context, &asked.who, path.as_str(), chunks).await?;
+        Ok(reply::json(&Answer { success: true, auth_token }))
     };
-    let mut response = match token.await {
-        Ok(auth_token) => reply::json(&Answer { success: true, auth_token }),
-        Err(problem) => reply::problem(&problem),
-    };
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    reply::unstored(answered.await)
 }
 
 async fn token(

@@ -79,9 +79,9 @@ pub(super) async fn keys(
             key: listed.key.to_string(),
             entry: listed.entry.map(Into::into),
         });
-        Ok::<_, Problem>(reply::json(&View { success: true, keys: keys.collect(), next }))
+        Ok(reply::json(&View { success: true, keys: keys.collect(), next }))
     };
-    listed.await.unwrap_or_else(|problem| reply::problem(&problem))
+    reply::settled(listed.await)
 }
 
 /// `GET /why/KEY`, and `GET /why?key=KEY`.
@@ -111,7 +111,7 @@ pub(super) async fn why(
         let (_, key) = resolve::from_path(&context, &asked.who.client, &path).await?;
         let Why { key, tracked, watched, hot, entry, mark } = context.why(&key);
         let changes = mark.map(|at| ChangeView { commit: at.lsn.to_string() });
-        Ok::<_, Problem>(reply::json(&View {
+        Ok(reply::json(&View {
             success: true,
             key: key.to_string(),
             tracked,
@@ -121,7 +121,15 @@ pub(super) async fn why(
             changes: changes.into_iter().collect(),
         }))
     };
-    known.await.unwrap_or_else(|problem| reply::problem(&problem))
+    reply::settled(known.await)
+}
+
+#[derive(Serialize)]
+struct DoneView {
+    success: bool,
+    keys: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<u64>,
 }
 
 /// `POST /refresh/KEY-OR-PREFIX`, and `POST /refresh?key=KEY`.
@@ -131,18 +139,12 @@ pub(super) async fn refresh(
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
-    #[derive(Serialize)]
-    struct View {
-        success: bool,
-        keys: u64,
-        failed: u64,
-    }
     let refreshed = async {
         let target = target(&context, &asked.who.client, &path, raw_query.as_deref()).await?;
         let Done { keys, failed } = context.refresh(&target).await;
-        Ok::<_, Problem>(reply::json(&View { success: true, keys, failed }))
+        Ok(reply::json(&DoneView { success: true, keys, failed: Some(failed) }))
     };
-    refreshed.await.unwrap_or_else(|problem| reply::problem(&problem))
+    reply::settled(refreshed.await)
 }
 
 /// `POST /purge/KEY-OR-PREFIX`, and `POST /purge?key=KEY`.
@@ -152,17 +154,12 @@ pub(super) async fn purge(
     raw_query: Option<String>,
     path: Tail,
 ) -> Response {
-    #[derive(Serialize)]
-    struct View {
-        success: bool,
-        keys: u64,
-    }
     let purged = async {
         let target = target(&context, &asked.who.client, &path, raw_query.as_deref()).await?;
         let Done { keys, .. } = context.purge(&target).await?;
-        Ok::<_, Problem>(reply::json(&View { success: true, keys }))
+        Ok(reply::json(&DoneView { success: true, keys, failed: None }))
     };
-    purged.await.unwrap_or_else(|problem| reply::problem(&problem))
+    reply::settled(purged.await)
 }
 
 /// In the path a key or a prefix, in the query a key.

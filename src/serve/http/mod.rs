@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use warp::{
-    Filter, Rejection,
+    Filter,
     filters::BoxedFilter,
     http::{HeaderValue, Method, header::ALLOW},
     path::FullPath,
@@ -100,23 +100,19 @@ struct Inputs {
     shutdown: CancellationToken,
 }
 
-/// What answers a request. Nothing is rejected: the last route takes all that is left.
-fn routes(
-    context: &Arc<Context>,
-    shutdown: &CancellationToken,
-) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
+/// What answers a request, save that the door itself answers for keys in the path of `/fetch`. Nothing is rejected:
+/// the last route takes all that is left.
+fn routes(context: &Arc<Context>, shutdown: &CancellationToken) -> Route {
     let inputs = Inputs { context: Arc::clone(context), shutdown: shutdown.clone() };
-    // In no box, unlike the others: each is paid with every hit.
-    let (read, given) = (warp::get().or(warp::head()).unify(), Arc::clone(context));
-    let given = warp::any().map(move || Arc::clone(&given)).and(warp::ext::get::<Asked>());
-    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
-    let fetch = warp::path("fetch").and(read).and(given).and(query).and(warp::path::tail());
-    let fetch = fetch.then(fetch::get);
     let nothing = warp::method().and(warp::path::full()).map(nothing).boxed();
-    let others = [inputs.answers(), inputs.catalogue(), inputs.keys(), inputs.health()];
-    let others = others.into_iter().chain([inputs.login(), nothing]);
-    // A hit pays for every route tried before its own, and for each level of nesting around it.
-    fetch.or(any_of(others)).unify()
+    any_of([
+        inputs.answers(),
+        inputs.catalogue(),
+        inputs.keys(),
+        inputs.health(),
+        inputs.login(),
+        nothing,
+    ])
 }
 
 /// The first that takes the request.
@@ -155,6 +151,7 @@ impl Inputs {
 
     /// Answers beyond one key's, told or written.
     fn answers(&self) -> Route {
+        let list = at("fetch").and(reading()).and(self.asked());
         let many = at("fetch").and(warp::post()).and(self.asked()).and(warp::body::stream());
         let opener = Opener { context: Arc::clone(&self.context), shutdown: self.shutdown.clone() };
         let opener = warp::any().map(move || opener.clone());
@@ -168,6 +165,7 @@ impl Inputs {
         let update = update.and(warp::put().or(warp::post()).unify()).and(self.asked()).boxed();
         let update = update.and(warp::path::tail()).and(warp::body::stream());
         any_of([
+            list.then(fetch::list).boxed(),
             many.then(fetch::post).boxed(),
             events.then(subscribe::events).boxed(),
             socket.then(subscribe::socket).boxed(),

@@ -60,6 +60,7 @@ const ACCEPTS: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding")
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const KCK_AS_OF: HeaderName = HeaderName::from_static("kck-as-of");
 const KCK_AS_OF_LSN: HeaderName = HeaderName::from_static("kck-as-of-lsn");
 const KCK_STALE: HeaderName = HeaderName::from_static("kck-stale");
@@ -307,6 +308,18 @@ pub(super) fn problem(problem: &Problem) -> warp::reply::Response {
         let seconds = retry.as_secs() + u64::from(retry.subsec_nanos() > 0);
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
+    response
+}
+
+/// What a route came to.
+pub(super) fn settled(result: Result<warp::reply::Response, Problem>) -> warp::reply::Response {
+    result.unwrap_or_else(|failure| problem(&failure))
+}
+
+/// The same for what no cache may keep, failures included.
+pub(super) fn unstored(result: Result<warp::reply::Response, Problem>) -> warp::reply::Response {
+    let mut response = settled(result);
+    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     response
 }
 

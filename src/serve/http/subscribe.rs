@@ -30,7 +30,6 @@ use super::{
 };
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// The subprotocol of kck's messages; with a token behind it, the way in for pages, which can send no other header.
 const PROTOCOL: &str = "kck";
@@ -90,7 +89,7 @@ pub(super) async fn events(
         Ok(subscription) => {
             let mut response = reply::flowing(EVENTS, flow(subscription));
             let headers = response.headers_mut();
-            headers.insert(header::CACHE_CONTROL, NO_STORE);
+            headers.insert(header::CACHE_CONTROL, reply::NO_STORE);
             // A proxy that gathers answers would hold events back.
             headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
             response

@@ -5,11 +5,7 @@ use std::sync::Arc;
 use bytes::Buf;
 use futures_util::Stream;
 use serde::Serialize;
-use warp::{
-    http::{HeaderValue, header::CACHE_CONTROL},
-    path::Tail,
-    reply::Response,
-};
+use warp::{http::HeaderValue, path::Tail, reply::Response};
 
 use crate::{
     postgres::write::Written,
@@ -32,20 +28,12 @@ pub(super) async fn update(
         lsn: String,
         rows: u64,
     }
-    let query = query::nothing(raw_query.as_deref());
-    let written = async {
-        query?;
-        written(&context, &asked, path.as_str(), chunks).await
+    let answered = async {
+        query::nothing(raw_query.as_deref())?;
+        let Written { lsn, rows } = written(&context, &asked, path.as_str(), chunks).await?;
+        Ok(reply::json(&Answer { success: true, lsn: lsn.to_string(), rows }))
     };
-    let written = written.await;
-    let mut response = match written {
-        Ok(Written { lsn, rows }) => {
-            reply::json(&Answer { success: true, lsn: lsn.to_string(), rows })
-        }
-        Err(problem) => reply::problem(&problem),
-    };
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    reply::unstored(answered.await)
 }
 
 async fn written(

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper::Request;
+use hyper::{
+    Request,
+    body::Body,
+    client::conn::http1::{SendRequest, handshake},
+};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -31,23 +35,45 @@ impl Reply {
     }
 }
 
+pub(crate) type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+/// A connection that is kept for as long as what comes back.
+pub(crate) async fn connected<B>(address: &str) -> Result<SendRequest<B>, Trouble>
+where
+    B: Body<Data: Send, Error: Into<Trouble>> + Send + 'static,
+{
+    let stream = TcpStream::connect(address).await?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Sends one request on this connection, and gives the whole answer.
+pub(crate) async fn answered<B>(
+    sender: &mut SendRequest<B>,
+    request: Request<B>,
+) -> Result<Reply, Trouble>
+where
+    B: Body + 'static,
+{
+    sender.ready().await?;
+    let response = sender.send_request(request).await?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Ok(Reply { status, headers, body: response.into_body().collect().await?.to_bytes() })
+}
+
 /// Asks once, on a connection of its own.
 pub(crate) async fn get(
     address: &str,
     path: &str,
     headers: &[(&str, &str)],
-) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
+) -> Result<Reply, Trouble> {
     let mut request = Request::get(path).header("host", address);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Ok(Reply { status, headers, body: response.into_body().collect().await?.to_bytes() })
+    let mut sender = connected(address).await?;
+    answered(&mut sender, request.body(Empty::<Bytes>::new())?).await
 }
 
 /// One server-sent event.
@@ -70,16 +96,13 @@ pub(crate) struct Events {
     text: String,
     pub(crate) status: u16,
     pub(crate) headers: hyper::HeaderMap,
-    _sender: hyper::client::conn::http1::SendRequest<Empty<Bytes>>,
+    _sender: SendRequest<Empty<Bytes>>,
 }
 
 impl Events {
     /// Subscribes, on a connection of its own.
     pub(crate) async fn open(address: &str, path: &str, headers: &[(&str, &str)]) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+        let mut sender = connected(address).await.unwrap();
         let mut request = Request::get(path).header("host", address);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -142,17 +165,10 @@ pub(crate) async fn send(
     content_type: &str,
     body: impl Into<Bytes>,
 ) -> Reply {
-    let stream = TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
     let mut request = Request::builder().method(method).uri(path).header("host", address);
     if !content_type.is_empty() {
         request = request.header("content-type", content_type);
     }
-    let response =
-        sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-    let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    Reply { status, headers, body }
+    let mut sender = connected(address).await.unwrap();
+    answered(&mut sender, request.body(Full::new(body.into())).unwrap()).await.unwrap()
 }
