@@ -219,6 +219,7 @@ fn assemble(
             database_share: config.database_share,
             strategy: config.strategy,
             tracked_keys: config.tracked_keys,
+            stored_bytes: config.stored_bytes,
             answer_bytes: config.answer_bytes,
             queued_keys: QUEUED_KEYS,
             batch_keys: BATCH_KEYS,

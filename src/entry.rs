@@ -66,6 +66,8 @@ pub struct Meta {
     pub expires: Option<SourceTime>,
     /// What its computation cost, in microseconds.
     pub cost_us: u32,
+    /// How long its body is.
+    pub bytes: u32,
 }
 
 /// An answer and when it was right.

@@ -306,6 +306,8 @@ counters! {
     Ticks = "kck_ticks_total",
     /// Keys that were computed again before they expired.
     EarlyRefreshes = "kck_early_refreshes_total",
+    /// Keys that were let go of to make room.
+    Evicted = "kck_evicted_total",
 }
 
 /// What became of a product's keys that commits had marked.

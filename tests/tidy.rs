@@ -158,6 +158,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("hyper", &["serve/http", "serve/auth/fetch", "cli"]),
     ("hyper_util", &["serve/http", "serve/auth/fetch", "cli"]),
     ("http_body_util", &["serve/auth/fetch", "cli"]),
+    ("hashbrown", &["recompute/keys"]),
     ("quick_cache", &["serve"]),
     ("flate2", &["serve/pack"]),
     ("crc32fast", &["serve/pack"]),

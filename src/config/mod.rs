@@ -48,6 +48,7 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("refresh", "strategy", "worth", false),
     ("refresh", "statement_timeout", "30s", false),
     ("limits", "tracked_keys", "1000000", false),
+    ("limits", "stored", "10GB", false),
     ("limits", "near_cache", "256MB", false),
     ("limits", "wait", "30s", false),
     ("limits", "answer", "8MB", false),
@@ -164,6 +165,8 @@ pub struct Config {
     pub statement_timeout: Duration,
     /// Keys followed at most.
     pub tracked_keys: usize,
+    /// Bytes of all answers in the store.
+    pub stored_bytes: u64,
     /// Answer bytes kept in memory.
     pub near_cache_bytes: u64,
     /// The longest a read may wait.
@@ -291,6 +294,7 @@ impl Config {
             )?,
             statement_timeout: raw.duration("refresh", "statement_timeout")?,
             tracked_keys: raw.number("limits", "tracked_keys")?,
+            stored_bytes: raw.bytes("limits", "stored")?,
             near_cache_bytes: raw.bytes("limits", "near_cache")?,
             wait: raw.duration("limits", "wait")?,
             answer_bytes: usize::try_from(raw.bytes("limits", "answer")?).unwrap_or(usize::MAX),

@@ -1,7 +1,7 @@
 //! What others hold of recompute: ask for keys, mark them, learn how they stand.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub(super) type Waiter = oneshot::Sender<Result<Arc<Fresh>, Error>>;
 pub struct Counts {
     /// Keys in the ledger.
     pub tracked: usize,
+    /// Bytes of their answers.
+    pub bytes: u64,
     /// Keys that wait to be computed.
     pub queued: usize,
     /// Keys being computed.
@@ -173,13 +175,13 @@ impl Handle {
     /// How much there is to do.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let (tracked, warm) = {
+        let (tracked, bytes, warm) = {
             let ledger = self.ledger();
-            (ledger.len(), ledger.warm())
+            (ledger.len(), ledger.bytes(), ledger.warm())
         };
         let queue = self.queue();
         let (queued, running) = (queue.waiting(), queue.running());
-        Counts { tracked, queued, running, waiters: queue.waiters(), warm }
+        Counts { tracked, bytes, queued, running, waiters: queue.waiters(), warm }
     }
 
     /// A key as it stands, if its entry can be used now, and how far kck was just before it stood so: only that
@@ -393,8 +395,7 @@ impl Handle {
         let now = Instant::now();
         let (heat, cost_us) = {
             let ledger = self.ledger();
-            let cost = ledger.standing(key).map_or(0, |standing| standing.meta.cost_us);
-            (ledger.heat(key, self.seconds(now)), cost)
+            (ledger.heat(key, self.seconds(now)), ledger.cost_us(key))
         };
         let watched = if self.is_watched(key) { WATCHED } else { 1.0 };
         // A statement of a millisecond is as cheap as one of less.
@@ -407,6 +408,14 @@ impl Handle {
     fn seconds(&self, now: Instant) -> u32 {
         let since = now.saturating_duration_since(self.shared.began).as_secs();
         u32::try_from(since).unwrap_or(u32::MAX)
+    }
+
+    /// At most so many keys to let go of, none that anybody watches.
+    pub(super) fn coldest(&self, ledger: &mut Ledger, most: usize) -> Vec<Key> {
+        let seconds = self.seconds(Instant::now());
+        let coldest = || ledger.coldest(seconds, |key| self.is_watched(key));
+        let keys: BTreeSet<Key> = std::iter::repeat_with(coldest).take(most).flatten().collect();
+        keys.into_iter().collect()
     }
 
     /// `min_interval` after the last computation, on kck's clock.

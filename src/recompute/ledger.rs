@@ -5,10 +5,7 @@
 //! computed in this epoch under the product's present fingerprint, and it is firm or its connection still
 //! stands (R5, R10).
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
@@ -19,7 +16,13 @@ use crate::{
     store::{Forget, Scanned, Track},
 };
 
-use super::{early::Early, patterns::Patterns, schedule::Punctual};
+use super::{
+    early::Early,
+    keys::{Keys, Number},
+    patterns::Patterns,
+    schedule::Punctual,
+    tracked::{Flag, Tracked},
+};
 
 /// What the ledger is told of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,41 +54,6 @@ pub(super) struct ProductState {
     left: bool,
     /// Its entries are stale when its schedule is overdue.
     pub(super) punctual: Option<Punctual>,
-}
-
-/// One tracked key.
-#[derive(Debug, Clone)]
-pub(super) struct Tracked {
-    lease: Lease,
-    /// The track record is known to be durable.
-    recorded: bool,
-    mark: Position,
-    /// The last stamp issued for the key, of whatever kind.
-    stamp: Stamp,
-    /// The last version issued for the key.
-    version: u64,
-    pub(super) entry: Option<Box<Meta>>,
-    /// Not firm when the connection was lost: stale until recomputed (R10).
-    doubtful: bool,
-    /// Read since its last refresh: hot.
-    pub(super) hot: bool,
-    /// Named by a warm query: which reading of it, by turns 1 and 2; 0: by none.
-    pub(super) warm: u8,
-    /// Reads of late: halved every [`HALF_LIFE`] …
-    heat: f32,
-    /// … since this, in seconds of kck's own clock.
-    heat_at: u32,
-}
-
-/// In seconds.
-const HALF_LIFE: f32 = 300.0;
-
-impl Tracked {
-    fn heat_now(&self, seconds: u32) -> f32 {
-        #[expect(clippy::cast_precision_loss, reason = "ages of reads are short")]
-        let age = seconds.saturating_sub(self.heat_at) as f32;
-        self.heat * (-age / HALF_LIFE).exp2()
-    }
 }
 
 /// A key's entry as it stands.
@@ -124,6 +92,29 @@ pub struct Computed {
     pub expires: Option<SourceTime>,
     /// What it cost.
     pub cost_us: u32,
+    /// How long it is.
+    pub bytes: u32,
+}
+
+impl Computed {
+    fn meta(&self, stamp: Stamp, version: u64, modified: SourceTime) -> Meta {
+        Meta {
+            stamp,
+            lease: self.lease,
+            as_of: self.as_of,
+            as_of_time: self.time,
+            snapshot: self.snapshot,
+            insert: self.insert,
+            fingerprint: self.fingerprint,
+            shape: self.shape,
+            digest: self.digest,
+            version,
+            modified,
+            expires: self.expires,
+            cost_us: self.cost_us,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// What became of a result.
@@ -152,9 +143,7 @@ pub struct Ledger {
     /// At least every stamp of purges and untracks so far, and every stamp of earlier starts (R6).
     floor: Stamp,
     version_floor: u64,
-    pub(super) keys: HashMap<Key, Tracked>,
-    /// The same keys by product, so that a whole-product mark finds the hot ones, and lists go on where they ended.
-    by_product: HashMap<Arc<str>, BTreeSet<Key>>,
+    pub(super) keys: Keys,
     /// The same keys by their parameters, for products that commits reach by patterns.
     patterns: Patterns,
     pub(super) products: HashMap<Arc<str>, ProductState>,
@@ -162,7 +151,12 @@ pub struct Ledger {
     pub(super) early: Early,
     /// How many keys are warm.
     pub(super) warm: usize,
+    /// Where the next key is looked for that can go.
+    hand: Number,
 }
+
+/// Keys looked at for one that can go.
+const LOOKED_AT: usize = 64;
 
 impl Ledger {
     /// An empty ledger of this start: stamps and versions go on above the floors.
@@ -175,12 +169,12 @@ impl Ledger {
             connection: 0,
             floor,
             version_floor,
-            keys: HashMap::new(),
-            by_product: HashMap::new(),
+            keys: Keys::new(),
             patterns: Patterns::default(),
             products: HashMap::new(),
             early: Early::default(),
             warm: 0,
+            hand: 0,
         }
     }
 
@@ -227,7 +221,6 @@ impl Ledger {
     /// There is no such product any more, and no key of it.
     pub fn drop_product(&mut self, name: &str) {
         self.products.remove(name);
-        self.by_product.remove(name);
     }
 
     /// Whether the product is not what was analysed: its entries are no answers any more.
@@ -249,37 +242,31 @@ impl Ledger {
         // An entry of another lease is rubbish; its stamp and version were issued all the same.
         let stamp = meta.as_ref().map_or(self.floor, |meta| meta.stamp.max(self.floor));
         let version = meta.as_ref().map_or(0, |meta| meta.version);
-        let entry = meta.filter(|meta| meta.lease == lease).map(Box::new);
+        let entry = meta.filter(|meta| meta.lease == lease);
         let doubtful = entry.as_ref().is_some_and(|meta| meta.insert > firm_up_to);
         let stamp = if doubtful { stamp.next() } else { stamp };
-        self.enlist(&key);
-        let mark = mark.unwrap_or_default();
-        let tracked = Tracked {
-            lease,
-            recorded: true,
-            mark,
-            stamp,
-            version,
-            entry,
-            doubtful,
-            hot: false,
-            warm: 0,
-            heat: 0.0,
-            heat_at: 0,
-        };
-        self.keys.insert(key.clone(), tracked);
+        let mut tracked = Tracked::new(key.clone(), lease, stamp);
+        tracked.version = version;
+        tracked.set_mark(mark.unwrap_or_default());
+        tracked.set(Flag::Recorded, true);
+        tracked.set(Flag::Doubtful, doubtful);
+        self.enlist(tracked);
+        if let Some(meta) = &entry {
+            self.keys.keep(&key, meta);
+        }
         doubtful.then_some((key, stamp))
     }
 
-    fn enlist(&mut self, key: &Key) {
-        self.by_product.entry(key.product().into()).or_default().insert(key.clone());
-        self.patterns.insert(key);
+    fn enlist(&mut self, tracked: Tracked) {
+        let key = tracked.key().clone();
+        let number = self.keys.insert(tracked);
+        self.patterns.insert(number, &key);
     }
 
     /// Whether a key is tracked, with an entry or without.
     #[must_use]
     pub fn is_tracked(&self, key: &Key) -> bool {
-        self.keys.contains_key(key)
+        self.keys.number(key).is_some()
     }
 
     /// How many keys are tracked.
@@ -291,69 +278,62 @@ impl Ledger {
     /// Whether no key is tracked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.len() == 0
+    }
+
+    /// How long the bodies of all entries are together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.keys.bytes()
     }
 
     /// The keys of a product from this text on, in the order of their texts.
     pub fn keys_from<'a>(
         &'a self,
         product: &str,
-        from: &'a str,
+        from: &str,
     ) -> impl Iterator<Item = &'a Key> + use<'a> {
-        use std::ops::Bound;
-        let keys = self.by_product.get(product).into_iter();
-        keys.flat_map(move |keys| keys.range::<str, _>((Bound::Included(from), Bound::Unbounded)))
+        self.keys.from(product, from).map(Tracked::key)
     }
 
     /// The keys of a product.
-    pub fn keys_of(&self, product: &str) -> impl Iterator<Item = &Key> {
-        self.by_product.get(product).into_iter().flatten()
+    pub fn keys_of<'a>(&'a self, product: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
+        self.keys_from(product, "")
     }
 
     /// The keys of a product whose statement saw more of the source's log than this.
-    pub fn computed_after(&self, product: &str, insert: Lsn) -> impl Iterator<Item = &Key> {
-        self.keys_of(product).filter(move |key| {
-            let entry = self.keys.get(*key).and_then(|tracked| tracked.entry.as_ref());
-            entry.is_some_and(|meta| meta.insert > insert)
-        })
+    pub fn computed_after<'a>(
+        &'a self,
+        product: &str,
+        insert: Lsn,
+    ) -> impl Iterator<Item = &'a Key> + use<'a> {
+        let tracked = self.keys.from(product, "");
+        let after = move |tracked: &&Tracked| tracked.insert().is_some_and(|seen| seen > insert);
+        tracked.filter(after).map(Tracked::key)
     }
 
     /// Lets a key in, before its statement begins (R4). A track record still to be written comes back.
     pub fn track(&mut self, key: &Key) -> (Lease, Option<Track>) {
         if let Some(tracked) = self.keys.get_mut(key) {
-            if tracked.recorded {
-                return (tracked.lease, None);
+            let lease = tracked.lease();
+            if tracked.is(Flag::Recorded) {
+                return (lease, None);
             }
             // Above the stamp of a deletion that may still be under way: at equal stamps it would win.
             tracked.stamp = tracked.stamp.next();
-            let track = Track { key: key.clone(), lease: tracked.lease, stamp: tracked.stamp };
-            return (tracked.lease, Some(track));
+            return (lease, Some(Track { key: key.clone(), lease, stamp: tracked.stamp }));
         }
         self.counter += 1;
         let lease = Lease { term: self.term, counter: self.counter };
         let stamp = self.floor.next();
-        self.enlist(key);
-        let tracked = Tracked {
-            lease,
-            recorded: false,
-            mark: Position::default(),
-            stamp,
-            version: 0,
-            entry: None,
-            doubtful: false,
-            hot: false,
-            heat: 0.0,
-            heat_at: 0,
-            warm: 0,
-        };
-        self.keys.insert(key.clone(), tracked);
+        self.enlist(Tracked::new(key.clone(), lease, stamp));
         (lease, Some(Track { key: key.clone(), lease, stamp }))
     }
 
     /// The track record of this lease is durable.
     pub fn recorded(&mut self, key: &Key, lease: Lease) {
-        if let Some(tracked) = self.keys.get_mut(key).filter(|tracked| tracked.lease == lease) {
-            tracked.recorded = true;
+        if let Some(tracked) = self.keys.get_mut(key).filter(|tracked| tracked.lease() == lease) {
+            tracked.set(Flag::Recorded, true);
         }
     }
 
@@ -367,9 +347,9 @@ impl Ledger {
         for (key, at) in touched {
             let at = Position { epoch: self.epoch, lsn: at };
             if let Some(tracked) = self.keys.get_mut(key)
-                && tracked.mark <= at
+                && tracked.mark() <= at
             {
-                tracked.mark = at;
+                tracked.set_mark(at);
                 marks.push((key.clone(), at));
             }
         }
@@ -383,8 +363,9 @@ impl Ledger {
     ) -> Vec<(Key, Position)> {
         let mut marks = Vec::new();
         for (pattern, at) in touched {
-            let tracked = self.by_product.get(&pattern.product).into_iter().flatten();
-            let keys = self.patterns.find(pattern, tracked);
+            let found = self.patterns.find(pattern, &self.keys);
+            let key = |number: &Number| Some(self.keys.at(*number)?.key().clone());
+            let keys: Vec<Key> = found.iter().filter_map(key).collect();
             marks.extend(self.mark(keys.iter().map(|key| (key, at))));
         }
         marks
@@ -404,39 +385,46 @@ impl Ledger {
     #[must_use]
     pub fn standing(&self, key: &Key) -> Option<Standing> {
         let tracked = self.keys.get(key)?;
-        let meta = tracked.entry.as_deref()?;
+        let meta = self.keys.meta_of(tracked)?;
         let product = self.products.get(key.product())?;
         let terms = &product.terms;
         if meta.shape != terms.shape {
             return None;
         }
-        let fresh = !tracked.doubtful
+        let fresh = !tracked.is(Flag::Doubtful)
             && meta.fingerprint == terms.fingerprint
             && meta.as_of.epoch == self.epoch
-            && meta.as_of >= tracked.mark
+            && meta.as_of >= tracked.mark()
             && meta.as_of >= product.mark;
-        Some(Standing { meta: meta.clone(), fresh, certified: terms.certified })
+        Some(Standing { meta, fresh, certified: terms.certified })
     }
 
     /// Counts a read at `seconds` of kck's own clock: the key is hot until its next refresh. Whether it is to be computed
     /// again before all others that expire comes back.
     pub fn read(&mut self, key: &Key, seconds: u32) -> bool {
         let Some(tracked) = self.keys.get_mut(key) else { return false };
-        (tracked.heat, tracked.heat_at) = (tracked.heat_now(seconds) + 1.0, seconds);
-        let cold = !std::mem::replace(&mut tracked.hot, true);
-        cold && tracked.entry.as_ref().is_some_and(|meta| self.early.watch(key, meta))
+        tracked.heat_up(seconds);
+        let cold = !tracked.is(Flag::Hot);
+        tracked.set(Flag::Hot, true);
+        cold && self.keys.meta(key).is_some_and(|meta| self.early.watch(key, &meta))
     }
 
     /// How often the key was read of late; refreshes do not count.
     #[must_use]
     pub fn heat(&self, key: &Key, seconds: u32) -> f32 {
-        self.keys.get(key).map_or(0.0, |tracked| tracked.heat_now(seconds))
+        self.keys.get(key).map_or(0.0, |tracked| tracked.heat(seconds))
+    }
+
+    /// What the key's entry cost; nothing where there is none.
+    #[must_use]
+    pub fn cost_us(&self, key: &Key) -> u32 {
+        self.keys.get(key).filter(|tracked| tracked.has_entry()).map_or(0, Tracked::cost_us)
     }
 
     /// Whether the key was read since its last refresh.
     #[must_use]
     pub fn is_hot(&self, key: &Key) -> bool {
-        self.keys.get(key).is_some_and(|tracked| tracked.hot)
+        self.keys.get(key).is_some_and(|tracked| tracked.is(Flag::Hot))
     }
 
     /// The newest commit known to touch the key or its whole product: what is older is stale. At least the
@@ -445,7 +433,7 @@ impl Ledger {
     pub fn mark_of(&self, key: &Key) -> Position {
         let epoch = Position { epoch: self.epoch, lsn: Lsn(0) };
         let product = self.products.get(key.product()).map(|state| state.mark);
-        let own = self.keys.get(key).map(|tracked| tracked.mark);
+        let own = self.keys.get(key).map(Tracked::mark);
         epoch.max(product.unwrap_or_default()).max(own.unwrap_or_default())
     }
 
@@ -454,16 +442,18 @@ impl Ledger {
         let (epoch, connection, floor) = (self.epoch, self.connection, self.floor);
         let version_floor = self.version_floor;
         let Some(product) = self.products.get(key.product()) else { return Verdict::Void };
-        let Some(tracked) = self.keys.get_mut(key) else { return Verdict::Void };
-        if tracked.lease != computed.lease
+        let Some(tracked) = self.keys.get(key) else { return Verdict::Void };
+        if tracked.lease() != computed.lease
             || computed.as_of.epoch != epoch
             || computed.connection != connection
             || computed.fingerprint != product.terms.fingerprint
         {
             return Verdict::Void;
         }
-        let old = tracked.entry.as_deref();
-        let comparable = old.filter(|old| !tracked.doubtful && old.as_of.epoch == epoch);
+        let old = self.keys.meta_of(tracked);
+        let old = old.as_ref();
+        let doubtful = tracked.is(Flag::Doubtful);
+        let comparable = old.filter(|old| !doubtful && old.as_of.epoch == epoch);
         if comparable
             .is_some_and(|old| computed.snapshot.0 != 0 && computed.snapshot < old.snapshot)
             || old.is_some_and(|old| computed.as_of < old.as_of)
@@ -471,7 +461,7 @@ impl Ledger {
             return Verdict::Void;
         }
         let marked = old.is_some_and(|old| {
-            old.as_of.epoch == epoch && old.as_of < tracked.mark.max(product.mark)
+            old.as_of.epoch == epoch && old.as_of < tracked.mark().max(product.mark)
         });
         let same = old.filter(|old| old.digest == computed.digest && old.shape == computed.shape);
         let changed = same.is_none();
@@ -483,30 +473,17 @@ impl Ledger {
             |old| (old.version, old.modified),
         );
         let stamp = computed.snapshot.max(tracked.stamp.next()).max(floor.next());
-        let meta = Box::new(Meta {
-            stamp,
-            lease: computed.lease,
-            as_of: computed.as_of,
-            as_of_time: computed.time,
-            snapshot: computed.snapshot,
-            insert: computed.insert,
-            fingerprint: computed.fingerprint,
-            shape: computed.shape,
-            digest: computed.digest,
-            version,
-            modified,
-            expires: computed.expires,
-            cost_us: computed.cost_us,
-        });
-        tracked.stamp = stamp;
-        tracked.version = version;
-        tracked.entry = Some(meta.clone());
-        tracked.doubtful = false;
-        tracked.hot = false;
-        if tracked.warm != 0 {
-            self.early.watch(key, &meta);
+        let meta = computed.meta(stamp, version, modified);
+        self.keys.keep(key, &meta);
+        if let Some(tracked) = self.keys.get_mut(key) {
+            tracked.stamp = stamp;
+            tracked.set(Flag::Doubtful, false);
+            tracked.set(Flag::Hot, false);
+            if tracked.warm() != 0 {
+                self.early.watch(key, &meta);
+            }
         }
-        Verdict::Accepted { meta, changed, marked }
+        Verdict::Accepted { meta: Box::new(meta), changed, marked }
     }
 
     /// The first half of R13: results in flight are void from now on, changes still mark; what is to be
@@ -514,14 +491,14 @@ impl Ledger {
     pub fn untrack(&mut self, key: &Key) -> Option<Forget> {
         self.counter += 1;
         let lease = Lease { term: self.term, counter: self.counter };
+        self.keys.let_go(key);
         let tracked = self.keys.get_mut(key)?;
-        tracked.lease = lease;
-        tracked.recorded = false;
-        tracked.entry = None;
+        tracked.set_lease(lease);
+        tracked.set(Flag::Recorded, false);
         tracked.stamp = tracked.stamp.next().max(self.floor.next());
         self.floor = self.floor.max(tracked.stamp);
         self.version_floor = self.version_floor.max(tracked.version);
-        Some(Forget { key: key.clone(), stamp: tracked.stamp, mark: tracked.mark })
+        Some(Forget { key: key.clone(), stamp: tracked.stamp, mark: tracked.mark() })
     }
 
     /// The version of an answer that is not kept: at least `clock`, above every one that was issued for the key before,
@@ -534,31 +511,37 @@ impl Ledger {
 
     /// The second half: the deletion is durable and the key was not tracked anew meanwhile.
     pub fn forget(&mut self, forgotten: &Forget) {
-        if self
-            .keys
-            .get(&forgotten.key)
-            .is_some_and(|tracked| tracked.stamp == forgotten.stamp && tracked.entry.is_none())
-        {
-            let forgot = self.keys.remove(&forgotten.key);
-            self.warm -= usize::from(forgot.is_some_and(|tracked| tracked.warm != 0));
-            if let Some(keys) = self.by_product.get_mut(forgotten.key.product()) {
-                keys.remove(&forgotten.key);
-            }
-            self.patterns.remove(&forgotten.key);
+        let Forget { key, stamp, .. } = forgotten;
+        let Some(number) = self.keys.number(key) else { return };
+        let gone = |tracked: &Tracked| tracked.stamp == *stamp && !tracked.has_entry();
+        if self.keys.at(number).is_some_and(gone) {
+            self.patterns.remove(number, key);
+            let forgot = self.keys.remove(key);
+            self.warm -= usize::from(forgot.is_some_and(|tracked| tracked.warm() != 0));
         }
     }
 
-    /// Some key that nobody read since its refresh and no warm query names, to make room.
-    #[must_use]
-    pub fn coldest(&self) -> Option<Key> {
-        // The map's order is random, so the first of a few that is cold is as good as any.
-        let mut some = self.keys.iter().take(64);
-        let first = some.next()?;
-        let cold = |tracked: &Tracked| !tracked.hot && tracked.warm == 0;
-        if cold(first.1) {
-            return Some(first.0.clone());
+    /// A key to let go of, to make room: of some that were not looked at lately the one that is read least, none that a
+    /// warm query names, and none that is `spared`. `None`: among those there is none; the next call looks at others.
+    pub fn coldest(&mut self, seconds: u32, spared: impl Fn(&Key) -> bool) -> Option<Key> {
+        let mut coldest: Option<((f32, bool), &Key)> = None;
+        let mut hand = self.hand;
+        let numbers = self.keys.around(self.hand);
+        let tracked = numbers.filter_map(|number| Some((number, self.keys.at(number)?)));
+        for (number, tracked) in tracked.take(LOOKED_AT) {
+            hand = number.saturating_add(1);
+            // One without an entry is most often being computed.
+            let rank = (tracked.heat(seconds), !tracked.has_entry());
+            if tracked.warm() == 0
+                && coldest.is_none_or(|(least, _)| rank < least)
+                && !spared(tracked.key())
+            {
+                coldest = Some((rank, tracked.key()));
+            }
         }
-        Some(some.find(|(_, tracked)| cold(tracked)).map_or(first.0, |(key, _)| key).clone())
+        let coldest = coldest.map(|(_, key)| key.clone());
+        self.hand = hand;
+        coldest
     }
 
     /// The replication connection was lost after delivering `received`: entries whose statement saw more are
@@ -567,11 +550,11 @@ impl Ledger {
     pub fn disconnected(&mut self, received: Lsn) -> Vec<(Key, Stamp)> {
         self.connection += 1;
         let mut doubts = Vec::new();
-        for (key, tracked) in &mut self.keys {
-            if tracked.entry.as_ref().is_some_and(|meta| meta.insert > received) {
-                tracked.doubtful = true;
+        for tracked in self.keys.all_mut() {
+            if tracked.insert().is_some_and(|insert| insert > received) {
+                tracked.set(Flag::Doubtful, true);
                 tracked.stamp = tracked.stamp.next();
-                doubts.push((key.clone(), tracked.stamp));
+                doubts.push((tracked.key().clone(), tracked.stamp));
             }
         }
         doubts
@@ -629,6 +612,7 @@ mod tests {
             digest,
             expires: None,
             cost_us: 1,
+            bytes: 1,
         }
     }
 
@@ -733,7 +717,7 @@ mod tests {
                 if let Some(standing) = ledger.standing(&key).filter(|standing| standing.fresh) {
                     prop_assert!(standing.meta.as_of >= ledger.mark_of(&key));
                     prop_assert!(standing.meta.as_of.epoch == Epoch(epoch));
-                    prop_assert!(ledger.keys.get(&key).is_none_or(|tracked| tracked.mark <= marked));
+                    prop_assert!(ledger.keys.get(&key).is_none_or(|tracked| tracked.mark() <= marked));
                 }
             }
         }
@@ -886,7 +870,41 @@ mod tests {
     fn room_is_made_also_where_no_entry_is() {
         let (mut ledger, key) = (ledger(), Key::new("p", ["1"]));
         ledger.track(&key);
-        assert_eq!(ledger.coldest(), Some(key));
+        assert_eq!(ledger.coldest(0, |_| false), Some(key));
+    }
+
+    #[test]
+    fn who_is_spared_does_not_keep_others_from_going() {
+        let mut ledger = ledger();
+        let keys: Vec<Key> = (0..300).map(|n| Key::new("p", [n.to_string().as_str()])).collect();
+        for key in &keys {
+            kept(&mut ledger, key, 10, 5000, 1);
+        }
+        let spared = |key: &Key| key.as_str() != "p/299";
+        let tries = std::iter::repeat_with(|| ledger.coldest(0, spared)).take(300 / LOOKED_AT + 1);
+        assert_eq!(tries.flatten().collect::<Vec<_>>(), [keys[299].clone()]);
+    }
+
+    #[test]
+    fn a_scan_drives_out_itself_and_not_what_is_read() {
+        let mut ledger = ledger();
+        let name = |kind: &str, n: u32| Key::new("p", [format!("{kind}{n}").as_str()]);
+        for n in 0..500 {
+            let key = name("hot", n);
+            kept(&mut ledger, &key, 10, 5000, 1);
+            ledger.read(&key, 0);
+        }
+        for n in 0..10_000 {
+            while ledger.len() >= 1000 {
+                let coldest = ledger.coldest(60, |_| false).unwrap();
+                let forget = ledger.untrack(&coldest).unwrap();
+                ledger.forget(&forget);
+            }
+            kept(&mut ledger, &name("scan", n), 10, 5000, 1);
+        }
+        let lost = (0..500).filter(|n| !ledger.is_tracked(&name("hot", *n))).count();
+        assert!(lost < 25, "{lost} of 500 that are read were driven out");
+        assert_eq!((ledger.len(), ledger.bytes()), (1000, 1000));
     }
 
     #[test]

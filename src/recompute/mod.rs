@@ -21,6 +21,7 @@ use crate::{
 pub mod budget;
 pub mod early;
 mod handle;
+mod keys;
 pub mod ledger;
 mod patterns;
 pub mod queue;
@@ -29,6 +30,7 @@ pub mod schedule;
 pub mod sql;
 mod temperature;
 pub mod timer;
+mod tracked;
 mod warm;
 mod watch;
 pub mod worker;
@@ -45,8 +47,10 @@ pub struct Config {
     pub database_share: f64,
     /// In which order keys go for which nobody waits.
     pub strategy: queue::Order,
-    /// Keys tracked at most; past it the coldest goes.
+    /// Keys tracked at most; past it the coldest go.
     pub tracked_keys: usize,
+    /// Bytes of all answers that are kept, at most; past it the coldest go.
+    pub stored_bytes: u64,
     /// Bytes of one answer at most.
     pub answer_bytes: usize,
     /// Keys that may wait to be computed.

@@ -6,7 +6,7 @@ use crate::{
     product::Product,
 };
 
-use super::{ledger::Ledger, schedule::Punctual};
+use super::{ledger::Ledger, schedule::Punctual, tracked::Tracked};
 
 /// How a key that a warm query names came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +23,13 @@ impl Ledger {
     /// Whether a warm query names the key.
     #[must_use]
     pub fn is_warm(&self, key: &Key) -> bool {
-        self.keys.get(key).is_some_and(|tracked| tracked.warm != 0)
+        self.keys.get(key).is_some_and(|tracked| tracked.warm() != 0)
     }
 
     /// Whether the key was read since its last refresh, or is warm.
     #[must_use]
     pub fn is_hot_or_warm(&self, key: &Key) -> bool {
-        self.keys.get(key).is_some_and(|tracked| tracked.hot || tracked.warm != 0)
+        self.keys.get(key).is_some_and(Tracked::is_hot_or_warm)
     }
 
     /// How many keys are warm.
@@ -48,12 +48,13 @@ impl Ledger {
             self.track(key);
         }
         if let Some(tracked) = self.keys.get_mut(key) {
-            let was = std::mem::replace(&mut tracked.warm, reading);
+            let was = tracked.warm();
+            tracked.set_warm(reading);
             self.warm += usize::from(was == 0);
             if was == 0
-                && let Some(meta) = &tracked.entry
+                && let Some(meta) = self.keys.meta(key)
             {
-                self.early.watch(key, meta);
+                self.early.watch(key, &meta);
             }
         }
         let fresh = self.standing(key).is_some_and(|standing| standing.fresh);
@@ -63,10 +64,10 @@ impl Ledger {
     /// Of these keys those that the newest reading of their warm query does not name are as any other.
     pub(super) fn cool_down<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>, reading: u8) {
         for key in keys {
-            if let Some(tracked) = self.keys.get_mut(key).filter(|tracked| tracked.warm != 0)
-                && tracked.warm != reading
+            if let Some(tracked) = self.keys.get_mut(key).filter(|tracked| tracked.warm() != 0)
+                && tracked.warm() != reading
             {
-                tracked.warm = 0;
+                tracked.set_warm(0);
                 self.warm -= 1;
             }
         }
@@ -93,8 +94,8 @@ impl Ledger {
 
     /// Whether what is kept of a key was computed before this, or nothing is.
     pub(super) fn is_older(&self, key: &Key, than: SourceTime) -> bool {
-        let entry = self.keys.get(key).and_then(|tracked| tracked.entry.as_ref());
-        entry.is_none_or(|meta| meta.as_of_time < than)
+        let computed = self.keys.get(key).and_then(Tracked::computed);
+        computed.is_none_or(|computed| computed < than)
     }
 
     /// When the first key is to be computed again before it expires.
@@ -107,8 +108,8 @@ impl Ledger {
     pub(super) fn take_early(&mut self, now: SourceTime) -> Option<Key> {
         while let Some((at, key)) = self.early.take(now) {
             let Some(tracked) = self.keys.get(&key) else { continue };
-            let due = tracked.entry.as_ref().and_then(|meta| self.early.due(&key, meta));
-            if (tracked.hot || tracked.warm != 0) && due == Some(at) {
+            let due = self.keys.meta_of(tracked).and_then(|meta| self.early.due(&key, &meta));
+            if tracked.is_hot_or_warm() && due == Some(at) {
                 return Some(key);
             }
         }
@@ -164,6 +165,7 @@ mod tests {
             digest: 0,
             expires: expires.map(SourceTime),
             cost_us: 1,
+            bytes: 1,
         };
         ledger.accept(key, &computed);
     }
@@ -193,7 +195,7 @@ mod tests {
         ledger.warm_up(&key(1), 1, 9);
         keep(&mut ledger, &key(2), 0, None);
         for _ in 0..20 {
-            assert_eq!(ledger.coldest(), Some(key(2)));
+            assert_eq!(ledger.coldest(0, |_| false), Some(key(2)));
         }
     }
 

@@ -244,32 +244,34 @@ impl Worker {
         Ok(())
     }
 
-    /// The keys enter the ledger; past the limit a cold one goes and the new one is answered uncached.
+    /// The keys enter the ledger; past a limit cold ones go, and the new ones are answered uncached until there is room.
     async fn begin(&self, product: &Product, keys: &[Key]) -> (Vec<Begun>, Vec<Track>) {
         let visible = self.handle.shared.progress.borrow().visible;
-        let (mut begun, mut tracks, mut evict) = (Vec::with_capacity(keys.len()), Vec::new(), None);
-        {
+        let config = &self.handle.shared.config;
+        let (mut begun, mut tracks) = (Vec::with_capacity(keys.len()), Vec::new());
+        let evict = {
             let mut ledger = self.handle.ledger();
             let cached = ledger.is_cached(product.name(), visible);
+            let over = config.stored_bytes < ledger.bytes();
+            let mut wanted = if over { keys.len() } else { 0 };
             for key in keys {
-                let room = ledger.len() < self.handle.shared.config.tracked_keys;
+                let room = ledger.len() < config.tracked_keys && !over;
                 let lease = if cached && (room || ledger.is_tracked(key)) {
                     let (lease, track) = ledger.track(key);
                     tracks.extend(track);
                     Some(lease)
                 } else {
-                    evict = (cached && !room).then(|| ledger.coldest()).flatten();
-                    // Somebody is told of its changes; another goes when the next key comes.
-                    evict = evict.filter(|coldest| !self.handle.is_watched(coldest));
+                    wanted += usize::from(cached);
                     None
                 };
                 begun.push(Begun { key: key.clone(), lease });
             }
-        }
-        if let Some(coldest) = evict
-            && let Err(error) = self.handle.untrack(&coldest).await
-        {
-            tracing::warn!(%error, "evicting a key waits for the store");
+            self.handle.coldest(&mut ledger, wanted)
+        };
+        if let Err(error) = self.handle.untrack_all(&evict).await {
+            tracing::warn!(%error, "evicting keys waits for the store");
+        } else if !evict.is_empty() {
+            self.handle.shared.observer.count(Counter::Evicted, evict.len() as u64);
         }
         (begun, tracks)
     }
@@ -425,6 +427,7 @@ impl Context<'_> {
             digest: digest(body),
             expires: self.expires(),
             cost_us: u32::try_from(self.cost.as_micros()).unwrap_or(u32::MAX),
+            bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
         }
     }
 

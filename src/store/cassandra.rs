@@ -24,7 +24,9 @@ use scylla::{
 
 use super::{
     Error, Forget, Scanned, StateCell, Store, Track,
-    encoding::{Header, checked_name, decode_header, decode_lease, encode_header, encode_lease},
+    encoding::{
+        checked_name, decode_header, decode_lease, encode_header, encode_lease, header, join,
+    },
 };
 use crate::{
     change::Position,
@@ -194,12 +196,12 @@ impl Store for Cassandra {
         let row =
             rows.maybe_first_row::<(Option<&[u8]>, Option<Bytes>)>().map_err(failed(ACTION))?;
         let Some((Some(header), body)) = row else { return Ok(None) };
-        let entry = decode_header(header).and_then(|header| header.join(body));
+        let entry = decode_header(header).and_then(|header| join(header, body));
         entry.map(Some).map_err(corrupt("entry", name))
     }
 
     async fn put(&self, key: &Key, entry: &Entry) -> Result<(), Error> {
-        let (time, header) = (timestamp(entry.meta.stamp.0), encode_header(&Header::of(entry)));
+        let (time, header) = (timestamp(entry.meta.stamp.0), encode_header(&header(entry)));
         let row = (time, header, &*entry.body, checked_name(key.as_str())?);
         let written = self.session.execute_unpaged(&self.put, row).await;
         written.map(drop).map_err(|error| Error::Unavailable {
@@ -250,15 +252,10 @@ type Row = (String, Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>);
 
 fn scanned((name, header, lease, mark): Row) -> Result<Scanned, Error> {
     let corrupt = corrupt("cells", &name);
-    let header = header.as_deref().map(decode_header).transpose().map_err(&corrupt)?;
+    let meta = header.as_deref().map(decode_header).transpose().map_err(&corrupt)?;
     let lease = lease.as_deref().map(decode_lease).transpose().map_err(&corrupt)?;
     let mark = mark.map(u64::try_from).transpose().map_err(|_| corrupt("its mark is negative"))?;
-    Ok(Scanned {
-        key: Key::from_stored(&name),
-        lease,
-        mark: mark.map(Position::unpack),
-        meta: header.map(|header| header.meta),
-    })
+    Ok(Scanned { key: Key::from_stored(&name), lease, mark: mark.map(Position::unpack), meta })
 }
 
 /// The ring of tokens in equal parts, first and last token of each.

@@ -66,7 +66,8 @@ fn key(name: &str) -> Key {
 }
 
 fn entry(stamp: u64, body: &str) -> Entry {
-    let meta = Meta { stamp: Stamp(stamp), ..Meta::default() };
+    let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let meta = Meta { stamp: Stamp(stamp), bytes, ..Meta::default() };
     Entry { meta, body: Bytes::copy_from_slice(body.as_bytes()) }
 }
 
@@ -158,6 +159,7 @@ impl Suite<'_> {
             modified: SourceTime(23),
             expires: Some(SourceTime(24)),
             cost_us: 25,
+            bytes: 7,
         };
         let written = Entry { meta, body: Bytes::from_static(b"{\"a\":1}") };
         done(self.store().put(&full, &written).await);
@@ -269,7 +271,7 @@ impl Suite<'_> {
         self.put(&key, 8, "b").await;
         self.mark(&key, at(101)).await;
         self.settle().await;
-        let meta = Some(entry(8, "").meta);
+        let meta = Some(entry(8, "b").meta);
         let want = Scanned { key, lease: Some(lease(2)), mark: Some(at(101)), meta };
         assert_eq!(self.scan().await.get(&want.key), Some(&want), "a forgotten key can come again");
         assert_eq!(
@@ -334,10 +336,10 @@ impl Suite<'_> {
         let (record, mark) = (Some(lease(1)), Some(at(5)));
         let scanned = self.scan().await;
         for (key, lease, mark, meta) in [
-            (entry_only, None, None, Some(entry(5, "").meta)),
+            (entry_only, None, None, Some(entry(5, "a").meta)),
             (lease_only, record, None, None),
             (mark_only, None, mark, None),
-            (all, record, mark, Some(entry(6, "").meta)),
+            (all, record, mark, Some(entry(6, "a").meta)),
         ] {
             let want = Scanned { key, lease, mark, meta };
             assert_eq!(scanned.get(&want.key), Some(&want), "a scan finds every live cell");
@@ -399,7 +401,7 @@ impl Suite<'_> {
         let scanned = self.scan().await;
         for order in orders(&[0, 1, 2, 3, 4]) {
             let key = key(&format!("order {order:?}"));
-            let meta = Some(entry(3, "").meta);
+            let meta = Some(entry(3, "second").meta);
             let want = Scanned { key, lease: None, mark: None, meta };
             assert_eq!(scanned.get(&want.key), Some(&want), "arrival does not matter");
         }
@@ -475,7 +477,8 @@ impl Suite<'_> {
             word ^= word << 17;
             body.extend(word.to_le_bytes());
         }
-        let written = Entry { meta: entry(5, "").meta, body: body.into() };
+        let written =
+            Entry { meta: Meta { bytes: 1 << 20, ..entry(5, "").meta }, body: body.into() };
         done(self.store().put(&large, &written).await);
         self.put(&empty, 5, "").await;
         done(self.store().put(&shrunk, &written).await);

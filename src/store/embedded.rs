@@ -19,11 +19,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Error, Forget, Scanned, StateCell, Store, Track,
-    encoding::{self, Cell, Cells, Header, checked_name},
+    encoding::{self, Cell, Cells, checked_name},
 };
 use crate::{
     change::Position,
-    entry::{Entry, Stamp},
+    entry::{Entry, Meta, Stamp},
     key::Key,
 };
 
@@ -243,7 +243,7 @@ impl Tables {
                 key: Key::from_stored(&name),
                 lease: cells.lease.value().copied(),
                 mark: cells.mark.value().copied(),
-                meta: cells.entry.value().map(|header| header.meta.clone()),
+                meta: cells.entry.value().cloned(),
             });
             if keys.len() == SCAN_KEYS && found.blocking_send(std::mem::take(&mut keys)).is_err() {
                 return Ok(());
@@ -265,7 +265,7 @@ impl Tables {
         let Cell::Live { value: header, .. } = cells.entry else { return Ok(None) };
         // Copied: a small body is a slice of a block, which a near cache would then keep whole.
         let body = get(&self.bodies)?.map(|body| Bytes::copy_from_slice(&body));
-        header.join(body).map(Some).map_err(corrupt)
+        encoding::join(header, body).map(Some).map_err(corrupt)
     }
 }
 
@@ -300,7 +300,7 @@ impl Group {
 
 /// A key's cells as the group has made them.
 struct Touched {
-    cells: Cells<Header>,
+    cells: Cells<Meta>,
     /// Whether it has a record in `cells`.
     has_record: bool,
     /// Whether it has a body in `bodies`.
@@ -340,7 +340,7 @@ impl Writer {
         match write {
             Write::Put(key, entry) => {
                 let touched = self.touch(group, key)?;
-                if touched.cells.entry.write(entry.meta.stamp.0, Some(Header::of(&entry))) {
+                if touched.cells.entry.write(entry.meta.stamp.0, Some(encoding::header(&entry))) {
                     touched.body = Some(entry.body);
                     touched.changed = true;
                 }
@@ -589,7 +589,8 @@ mod tests {
         let folder = Folder::new("names");
         let store = open(&folder);
         let (long, good) = (Key::new("p", ["x".repeat(70_000).as_str()]), Key::new("p", []));
-        let entry = Entry { meta: Meta::default(), body: Bytes::from_static(b"1") };
+        let meta = Meta { bytes: 1, ..Meta::default() };
+        let entry = Entry { meta, body: Bytes::from_static(b"1") };
         let (refused, written) = tokio::join!(store.put(&long, &entry), store.put(&good, &entry));
         assert!(refused.is_err());
         assert_eq!(store.get(&long).await.unwrap(), None);

@@ -95,41 +95,31 @@ impl<E> Cells<E> {
     }
 }
 
-/// An entry without its body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
-    /// Everything but the bytes.
-    pub(super) meta: Meta,
-    /// How many bytes belong to it: a header and a body that are not of one write do not pass for an entry.
-    pub(super) body_bytes: u64,
+/// The header of an entry: everything but the bytes, and how many there are.
+pub(super) fn header(entry: &Entry) -> Meta {
+    // Nothing so long is kept, by far.
+    Meta { bytes: u32::try_from(entry.body.len()).unwrap_or(u32::MAX), ..entry.meta.clone() }
 }
 
-impl Header {
-    /// The header of an entry.
-    pub(super) fn of(entry: &Entry) -> Self {
-        Self { meta: entry.meta.clone(), body_bytes: entry.body.len() as u64 }
-    }
-
-    /// The entry that this header and `body` are.
-    pub(super) fn join(self, body: Option<Bytes>) -> Result<Entry, Fact> {
-        let body = body.ok_or("its body is missing")?;
-        if body.len() as u64 == self.body_bytes {
-            Ok(Entry { meta: self.meta, body })
-        } else {
-            Err("its body has another length than its header says")
-        }
+/// The entry that a header and a body are: two that are not of one write do not pass for one.
+pub(super) fn join(header: Meta, body: Option<Bytes>) -> Result<Entry, Fact> {
+    let body = body.ok_or("its body is missing")?;
+    if body.len() == header.bytes as usize {
+        Ok(Entry { meta: header, body })
+    } else {
+        Err("its body has another length than its header says")
     }
 }
 
 /// A header → bytes.
-pub(super) fn encode_header(header: &Header) -> Vec<u8> {
+pub(super) fn encode_header(meta: &Meta) -> Vec<u8> {
     let mut out = vec![VERSION];
-    write_header(&mut out, header);
+    write_header(&mut out, meta);
     out
 }
 
 /// Bytes → a header.
-pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, Fact> {
+pub(super) fn decode_header(bytes: &[u8]) -> Result<Meta, Fact> {
     whole(bytes, read_header)
 }
 
@@ -146,7 +136,7 @@ pub(super) fn decode_lease(bytes: &[u8]) -> Result<Lease, Fact> {
 }
 
 /// A key's cells → bytes.
-pub(super) fn encode_cells(cells: &Cells<Header>) -> Vec<u8> {
+pub(super) fn encode_cells(cells: &Cells<Meta>) -> Vec<u8> {
     let mut out = vec![VERSION];
     write_cell(&mut out, &cells.entry, write_header);
     write_cell(&mut out, &cells.lease, write_lease);
@@ -155,7 +145,7 @@ pub(super) fn encode_cells(cells: &Cells<Header>) -> Vec<u8> {
 }
 
 /// Bytes → a key's cells.
-pub(super) fn decode_cells(bytes: &[u8]) -> Result<Cells<Header>, Fact> {
+pub(super) fn decode_cells(bytes: &[u8]) -> Result<Cells<Meta>, Fact> {
     whole(bytes, |reader| {
         Ok(Cells {
             entry: read_cell(reader, read_header)?,
@@ -190,8 +180,7 @@ pub(super) fn checked_name(name: &str) -> Result<&str, Error> {
     })
 }
 
-fn write_header(out: &mut Vec<u8>, header: &Header) {
-    let Header { meta, body_bytes } = header;
+fn write_header(out: &mut Vec<u8>, meta: &Meta) {
     out.extend(meta.stamp.0.to_le_bytes());
     write_lease(out, &meta.lease);
     out.push(meta.as_of.epoch.0);
@@ -207,11 +196,11 @@ fn write_header(out: &mut Vec<u8>, header: &Header) {
     out.push(u8::from(meta.expires.is_some()));
     out.extend(meta.expires.unwrap_or_default().0.to_le_bytes());
     out.extend(meta.cost_us.to_le_bytes());
-    out.extend(body_bytes.to_le_bytes());
+    out.extend(u64::from(meta.bytes).to_le_bytes());
 }
 
-fn read_header(reader: &mut Reader<'_>) -> Result<Header, Fact> {
-    let meta = Meta {
+fn read_header(reader: &mut Reader<'_>) -> Result<Meta, Fact> {
+    Ok(Meta {
         stamp: Stamp(reader.u64()?),
         lease: read_lease(reader)?,
         as_of: Position { epoch: Epoch(reader.u8()?), lsn: Lsn(reader.u64()?) },
@@ -233,8 +222,8 @@ fn read_header(reader: &mut Reader<'_>) -> Result<Header, Fact> {
             }
         },
         cost_us: u32::from_le_bytes(reader.take()?),
-    };
-    Ok(Header { meta, body_bytes: reader.u64()? })
+        bytes: u32::try_from(reader.u64()?).map_err(|_| "its body is too long")?,
+    })
 }
 
 fn write_lease(out: &mut Vec<u8>, lease: &Lease) {
@@ -318,28 +307,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn any_header() -> impl Strategy<Value = Header> {
+    fn any_header() -> impl Strategy<Value = Meta> {
         let times = (any::<i64>(), any::<i64>(), any::<Option<i64>>());
-        let numbers = any::<[u64; 8]>();
-        let small = (any::<u32>(), any::<u8>(), any::<u32>());
+        let numbers = any::<[u64; 7]>();
+        let small = (any::<u32>(), any::<u8>(), any::<u32>(), any::<u32>());
         let prints = (any::<[u8; 16]>(), any::<[u8; 16]>());
-        (times, numbers, small, prints).prop_map(|(times, numbers, small, prints)| Header {
-            meta: Meta {
-                stamp: Stamp(numbers[0]),
-                lease: Lease { term: small.0, counter: numbers[1] },
-                as_of: Position { epoch: Epoch(small.1), lsn: Lsn(numbers[2]) },
-                as_of_time: SourceTime(times.0),
-                snapshot: Stamp(numbers[3]),
-                insert: Lsn(numbers[4]),
-                fingerprint: Fingerprint(prints.0),
-                shape: Fingerprint(prints.1),
-                digest: numbers[7],
-                version: numbers[5],
-                modified: SourceTime(times.1),
-                expires: times.2.map(SourceTime),
-                cost_us: small.2,
-            },
-            body_bytes: numbers[6],
+        (times, numbers, small, prints).prop_map(|(times, numbers, small, prints)| Meta {
+            stamp: Stamp(numbers[0]),
+            lease: Lease { term: small.0, counter: numbers[1] },
+            as_of: Position { epoch: Epoch(small.1), lsn: Lsn(numbers[2]) },
+            as_of_time: SourceTime(times.0),
+            snapshot: Stamp(numbers[3]),
+            insert: Lsn(numbers[4]),
+            fingerprint: Fingerprint(prints.0),
+            shape: Fingerprint(prints.1),
+            digest: numbers[6],
+            version: numbers[5],
+            modified: SourceTime(times.1),
+            expires: times.2.map(SourceTime),
+            cost_us: small.2,
+            bytes: small.3,
         })
     }
 
@@ -353,7 +340,7 @@ mod tests {
         ]
     }
 
-    fn any_cells() -> impl Strategy<Value = Cells<Header>> {
+    fn any_cells() -> impl Strategy<Value = Cells<Meta>> {
         let lease =
             (any::<u32>(), any::<u64>()).prop_map(|(term, counter)| Lease { term, counter });
         let mark = (0u64..1 << 63).prop_map(Position::unpack);
@@ -371,7 +358,7 @@ mod tests {
         #[test]
         fn headers_and_leases_come_back(header in any_header()) {
             prop_assert_eq!(decode_header(&encode_header(&header)), Ok(header.clone()));
-            prop_assert_eq!(decode_lease(&encode_lease(header.meta.lease)), Ok(header.meta.lease));
+            prop_assert_eq!(decode_lease(&encode_lease(header.lease)), Ok(header.lease));
         }
 
         #[test]
@@ -417,11 +404,12 @@ mod tests {
 
     #[test]
     fn a_header_takes_no_body_but_its_own() {
-        let entry = Entry { meta: Meta::default(), body: Bytes::from_static(b"[1]") };
-        let header = Header::of(&entry);
-        assert_eq!(header.clone().join(Some(entry.body.clone())), Ok(entry));
-        assert!(header.clone().join(Some(Bytes::from_static(b"[12]"))).is_err());
-        assert!(header.join(None).is_err());
+        let meta = Meta { bytes: 3, ..Meta::default() };
+        let entry = Entry { meta, body: Bytes::from_static(b"[1]") };
+        let header = header(&entry);
+        assert_eq!(join(header.clone(), Some(entry.body.clone())), Ok(entry));
+        assert!(join(header.clone(), Some(Bytes::from_static(b"[12]"))).is_err());
+        assert!(join(header, None).is_err());
     }
 
     #[test]

@@ -207,6 +207,7 @@ impl World {
             digest: value,
             expires: None,
             cost_us: 1,
+            bytes: 0,
         };
         match process.ledger.accept(&job.key, &computed) {
             Verdict::Accepted { mut meta, .. } => {

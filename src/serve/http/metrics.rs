@@ -44,6 +44,7 @@ fn gauges(context: &Context) -> String {
     let streaming = u8::from(health.streaming());
     gauge("kck_streaming", "Whether the replication stream is open.", "", &streaming);
     gauge("kck_epoch", "The source's history that positions belong to.", "", &progress.epoch.0);
+    gauge("kck_stored_bytes", "Answers of tracked keys, as they are sent.", "", &counts.bytes);
     gauge("kck_tracked_keys", "Keys that changes are matched against.", "", &counts.tracked);
     gauge("kck_warm_keys", "Keys that a warm query names.", "", &counts.warm);
     gauge("kck_queued_keys", "Keys that wait to be computed.", "", &counts.queued);
