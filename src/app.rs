@@ -127,7 +127,7 @@ impl App {
         let _no_more = starting.clone().drop_guard();
         let mut rebuilt = tokio::select! {
             rebuilt = rebuild(&config, &source, &observer, store) => rebuilt?,
-            () = serve::http::starting(&listener, &http, &starting) => {
+            () = serve::http::starting(&listener, &http, &observer, &starting) => {
                 return Err(Failure::new("stopped while starting", ""));
             }
         };

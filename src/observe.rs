@@ -174,6 +174,18 @@ pub enum Event {
         /// Which product.
         product: String,
     },
+    /// The list of tracked keys is being read from the store.
+    Rebuilding {
+        /// So many so far.
+        keys: u64,
+    },
+    /// The list of tracked keys is as an earlier start left it.
+    Rebuilt {
+        /// How many.
+        keys: u64,
+        /// How long reading took.
+        took: Duration,
+    },
     /// A product's schedule struck: its keys are computed again.
     Ticked {
         /// Which.
@@ -306,6 +318,8 @@ counters! {
     Ticks = "kck_ticks_total",
     /// Keys that were computed again before they expired.
     EarlyRefreshes = "kck_early_refreshes_total",
+    /// Keys that the store held when kck started.
+    Rebuilt = "kck_rebuilt_keys_total",
     /// Keys that were let go of to make room.
     Evicted = "kck_evicted_total",
 }
@@ -548,6 +562,10 @@ fn log(event: &Event) {
             tracing::warn!(update, code, why, "an update failed");
         }
         Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
+        Event::Rebuilding { keys } => tracing::info!(keys, "reading tracked keys from the store"),
+        Event::Rebuilt { keys, took } => {
+            tracing::info!(keys, ms = took.as_millis(), "tracked keys are read from the store");
+        }
         Event::DefinitionChanged { product } => {
             tracing::warn!(product, "a definition it reads changed: marked as a whole");
         }

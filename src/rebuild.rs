@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     entry::Stamp,
     key::Key,
     load,
-    observe::{Event, Observer},
+    observe::{Counter, Event, Observer},
     parts::Failure,
     postgres::Source,
     product::{
@@ -36,6 +37,10 @@ use crate::{
 
 /// Keys deleted by one call.
 const FORGET_AT_ONCE: usize = 1000;
+/// Keys counted together while they are read …
+const COUNTED_AT_ONCE: u64 = 1000;
+/// … and of which it is told.
+const TOLD_EVERY: u64 = 250_000;
 
 /// Compares the products with those that were matched when kck last stopped; the generations go into their
 /// fingerprints.
@@ -158,7 +163,7 @@ pub(crate) async fn rebuild(
     }
     note_broken(&catalog, observer);
     let ledger = Ledger::new(resumed.position.epoch, term, floors.stamp.next(), floors.version);
-    let (ledger, doubts) = recover(ledger, &catalog, &joins, &state, &store).await?;
+    let (ledger, doubts) = recover(ledger, &catalog, &joins, &state, (&store, observer)).await?;
     Ok(Rebuilt {
         names,
         store,
@@ -195,7 +200,7 @@ async fn recover(
     catalog: &Catalog,
     joins: &Joins,
     state: &State,
-    store: &Arc<dyn Store>,
+    (store, observer): (&Arc<dyn Store>, &Observer),
 ) -> Result<(Ledger, Vec<(Key, Stamp)>), Failure> {
     for product in catalog.ready() {
         let mark = state.marks.get(product.name()).copied().unwrap_or_default();
@@ -210,8 +215,16 @@ async fn recover(
     }
     let (stamp, begun) = (state.stamp_floor.next(), state.begun());
     let (mut rubbish, mut doubts) = (Vec::new(), Vec::new());
+    let (mut keys, began) = (0, Instant::now());
     store
         .scan(&mut |scanned| {
+            keys += 1;
+            if keys % COUNTED_AT_ONCE == 0 {
+                observer.count(Counter::Rebuilt, COUNTED_AT_ONCE);
+            }
+            if keys % TOLD_EVERY == 0 {
+                observer.note(Event::Rebuilding { keys });
+            }
             if scanned.lease.is_some() && catalog.products.contains_key(scanned.key.product()) {
                 let issued = scanned.meta.as_ref().map_or(stamp, |meta| meta.stamp);
                 doubts.extend(ledger.recover(scanned, state::firm_up_to(&begun, issued)));
@@ -221,6 +234,8 @@ async fn recover(
             }
         })
         .await?;
+    observer.count(Counter::Rebuilt, keys % COUNTED_AT_ONCE);
+    observer.note(Event::Rebuilt { keys, took: began.elapsed() });
     for some in rubbish.chunks(FORGET_AT_ONCE) {
         store.forget(some).await?;
     }

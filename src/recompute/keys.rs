@@ -255,6 +255,14 @@ impl Ordered {
     }
 
     fn insert(&mut self, number: Number, records: &Records) {
+        // A store gives its keys in order: then there is nothing to look for.
+        if let Some(last) = self.runs.last_mut()
+            && last.len() < RUN
+            && last.last().is_some_and(|last| records.text(*last) < records.text(number))
+        {
+            last.push(number);
+            return;
+        }
         let (run, place) = self.find(records.text(number), records);
         let Err(at) = place else { return };
         let Some(numbers) = self.runs.get_mut(run) else {

@@ -1,9 +1,14 @@
 //! A product's `warm` → its warm keys: rows of a query, or the keys of another product.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     key::Key,
+    observe::Counter,
     postgres::{self, describe_chain},
     product::{
         Product,
@@ -11,10 +16,15 @@ use crate::{
     },
 };
 
-use super::Handle;
+use super::{Handle, budget::Refusal};
 
 /// Keys looked at while the ledger is locked once.
 pub(super) const AT_ONCE: usize = 500;
+
+/// A warm query waits so long for room at most: those that readers wait for could take all of it for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a warm query is taken to cost beforehand.
+const ESTIMATE: Duration = Duration::from_millis(50);
 
 /// A key's bytes, encoded, at most: no reader could ask for a longer one.
 const KEY_BYTES_MAX: usize = 16 * 1024;
@@ -36,7 +46,8 @@ pub(super) async fn keys(
             // One more than there is room for, so that it is told that there are more.
             let sql = warm::statement(product, sql, most.saturating_add(1));
             let mut named = Named { product, seen: HashSet::new(), keys: Vec::new() };
-            let asked = source.texts(&sql, |row| named.row(&row)).await;
+            let asked = source.texts(&sql, |row| named.row(&row));
+            let asked = within_budget(handle, product.name(), asked).await;
             asked.map_err(|error| match &error {
                 // What Postgres says may hold a row's values.
                 postgres::Error::Statement { sqlstate, .. } => format!("SQLSTATE {sqlstate}"),
@@ -45,6 +56,30 @@ pub(super) async fn keys(
             Ok(named.keys)
         }
     }
+}
+
+/// Asks when there is room for it, as for a key that nobody waits for. How long that will take is not known: what it
+/// took is what others have less.
+async fn within_budget<T>(handle: &Handle, product: &str, asked: impl Future<Output = T>) -> T {
+    let patience = Instant::now() + PATIENCE;
+    let ticket = loop {
+        let now = Instant::now();
+        let later = {
+            let mut budget = handle.budget();
+            match budget.may(product, false, ESTIMATE, now) {
+                Err(Refusal::All(later) | Refusal::Product(later)) if now < patience => later,
+                _ => break budget.begin(product, ESTIMATE, now),
+            }
+        };
+        handle.shared.observer.count(Counter::OverBudget, 1);
+        tokio::time::sleep_until(later.min(patience).into()).await;
+    };
+    let began = Instant::now();
+    let result = asked.await;
+    handle.budget().end(&ticket, began.elapsed(), Instant::now());
+    // What had to wait for the budget may go now.
+    handle.shared.asked.notify_one();
+    result
 }
 
 /// The keys that rows name.

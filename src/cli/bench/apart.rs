@@ -1,12 +1,15 @@
 //! A Postgres, a store and a kck in a process of its own: it shares nothing with whoever measures it.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use clap::ValueEnum;
 
 use super::{
     load::Connection,
-    process::{self, Server},
+    process::{self, Ending, Server},
 };
 use crate::{
     cli::{
@@ -19,6 +22,7 @@ use crate::{
 
 /// How long a kck may take until its first answer from the cache.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+const METRICS_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where answers lie.
@@ -59,11 +63,11 @@ impl Apart {
     /// Measures what is started for it and stopped after it, also at Ctrl-C.
     pub(super) async fn during(
         wanted: Wanted<'_>,
-        measure: impl AsyncFnOnce(&Self) -> Result<(), Stop>,
+        measure: impl AsyncFnOnce(&mut Self) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
-        let apart = Box::pin(Self::start(wanted)).await?;
+        let mut apart = Box::pin(Self::start(wanted)).await?;
         let ended = tokio::select! {
-            ended = measure(&apart) => ended,
+            ended = measure(&mut apart) => ended,
             () = told_to_stop() => Err(Stop::cannot("told to stop before the end")),
         };
         let Self { kck, ground, cassandra } = apart;
@@ -101,10 +105,33 @@ impl Apart {
         };
         let ground = Ground::start(&setup).await?;
         say("starting kck…");
-        let config = ground.config();
-        let kck =
-            Server::start(address, ["run".as_ref(), "--config".as_ref(), config.as_os_str()])?;
+        let kck = started(address, &ground)?;
         Ok(Self { kck, ground, cassandra })
+    }
+
+    /// Ends kck and starts it again on what it left; gives when that was.
+    pub(super) async fn restart(&mut self, ending: Ending) -> Result<Instant, Stop> {
+        self.kck.end(ending).await?;
+        let at = Instant::now();
+        self.kck = started(self.kck.address, &self.ground)?;
+        Ok(at)
+    }
+
+    /// Returns once `/metrics` has all of these lines.
+    pub(super) async fn until_metrics(&self, lines: &[String]) -> Result<(), Stop> {
+        let request = super::load::request(self.kck.address, "/metrics", &[]);
+        loop {
+            if let Ok(mut connection) = Connection::open(self.kck.address).await
+                && let Ok(answer) = connection.ask(&request).await
+            {
+                let text = String::from_utf8_lossy(answer.body);
+                let has = |line: &String| text.lines().any(|own| own == line);
+                if lines.iter().all(has) {
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(METRICS_EVERY).await;
+        }
     }
 
     /// Returns once this request is answered from the cache.
@@ -128,4 +155,9 @@ impl Apart {
             ))
         })
     }
+}
+
+fn started(address: SocketAddr, ground: &Ground) -> Result<Server, Stop> {
+    let config = ground.config();
+    Server::start(address, ["run".as_ref(), "--config".as_ref(), config.as_os_str()])
 }

@@ -16,6 +16,7 @@ mod process;
 mod push;
 mod pushed;
 mod side;
+mod store;
 
 /// Measure on a Postgres of kck's own.
 #[derive(Debug, Args)]
@@ -41,6 +42,9 @@ enum What {
     /// Very many subscribers of one key: what each costs, and when each has a change.
     #[command(after_help = "Example: kck bench push --clients 1000")]
     Push(push::Push),
+    /// Very many tracked keys: the memory that each takes, and how soon a start answers from them.
+    #[command(after_help = "Example: kck bench store --keys 100000 --store cassandra")]
+    Store(store::Stored),
     /// What hits are measured against.
     #[command(hide = true)]
     Bare(bare::Bare),
@@ -54,6 +58,7 @@ impl Bench {
             What::Overhead(overhead) => Box::pin(overhead.run()).await,
             What::Http(http) => Box::pin(http.run()).await,
             What::Push(push) => Box::pin(push.run()).await,
+            What::Store(store) => Box::pin(store.run()).await,
             What::Bare(bare) => bare.run().await,
         }
     }

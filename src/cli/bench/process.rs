@@ -23,7 +23,16 @@ pub(super) struct Server {
     /// Where it answers.
     pub(super) address: SocketAddr,
     id: u32,
-    _child: Child,
+    child: Child,
+}
+
+/// How a server ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It is told to, by SIGTERM.
+    Told,
+    /// It is not asked.
+    Killed,
 }
 
 impl Server {
@@ -38,7 +47,20 @@ impl Server {
         command.args(arguments).env("KCK_LOG", "error").stdin(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().map_err(starting)?;
         let id = child.id().ok_or_else(|| Stop::cannot("start another kck: it ended at once"))?;
-        Ok(Self { address, id, _child: child })
+        Ok(Self { address, id, child })
+    }
+
+    /// Returns when it has ended.
+    pub(super) async fn end(&mut self, ending: Ending) -> Result<(), Stop> {
+        let stopping = |error| Stop::cannot(format!("stop another kck: {error}"));
+        match ending {
+            Ending::Killed => self.child.kill().await.map_err(stopping),
+            Ending::Told => {
+                let id = self.id.to_string();
+                Command::new("kill").args(["-TERM", &id]).status().await.map_err(stopping)?;
+                self.child.wait().await.map(drop).map_err(stopping)
+            }
+        }
     }
 
     /// The processor time that it has taken so far.
@@ -53,11 +75,7 @@ impl Server {
 
     /// The memory that it has, in bytes.
     pub(super) fn memory(&self) -> Result<u64, Stop> {
-        let text = self.file("status")?;
-        let kilobytes = text.lines().find_map(|line| {
-            line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-        });
-        kilobytes.map(|kilobytes| kilobytes * 1024).ok_or_else(|| self.unreadable("status"))
+        memory(&self.id.to_string())
     }
 
     fn file(&self, name: &str) -> Result<String, Stop> {
@@ -67,6 +85,17 @@ impl Server {
     fn unreadable(&self, name: &str) -> Stop {
         Stop::cannot(format!("read /proc/{}/{name}: the process is gone", self.id))
     }
+}
+
+/// The memory that a process has, in bytes; `self` is this one.
+pub(super) fn memory(process: &str) -> Result<u64, Stop> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let kilobytes = text.lines().find_map(|line| {
+        line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    let unreadable = || Stop::cannot(format!("read {path}: the process is gone"));
+    kilobytes.map(|kilobytes| kilobytes * 1024).ok_or_else(unreadable)
 }
 
 /// What this program prints when it is given these arguments.

@@ -27,9 +27,12 @@ use tokio_util::{
 };
 use warp::http::Request;
 
-use crate::serve::{
-    Context,
-    share::{Place, Places},
+use crate::{
+    observe::Observer,
+    serve::{
+        Context,
+        share::{Place, Places},
+    },
 };
 
 use super::{
@@ -106,8 +109,14 @@ pub async fn serve(
 }
 
 /// Answers that kck is starting, until told to stop; the listener stays open for [`serve`].
-pub async fn starting(listener: &TcpListener, settings: &Settings, shutdown: &CancellationToken) {
-    let routes = TowerToHyperService::new(warp::service(super::starting::routes()));
+pub async fn starting(
+    listener: &TcpListener,
+    settings: &Settings,
+    observer: &Observer,
+    shutdown: &CancellationToken,
+) {
+    let routes = super::starting::routes(observer.clone());
+    let routes = TowerToHyperService::new(warp::service(routes));
     let door = Arc::new(Door::new(routes, None, settings));
     let room = Room::new(STARTING_CONNECTIONS, Places::new(STARTING_CONNECTIONS));
     take(listener, door, room, settings, shutdown).await;
