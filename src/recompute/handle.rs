@@ -41,6 +41,8 @@ pub struct Fresh {
     pub cached: bool,
 }
 
+/// Keys that were read before V had passed their marks, and are not forgotten for it; of more some wait for the next read.
+const TOO_SOON_MOST: usize = 10_000;
 /// What a watched key is worth more than one that is only read.
 const WATCHED: f32 = 1024.0;
 /// What a key counts for that nobody reads.
@@ -85,6 +87,8 @@ pub(super) struct Shared {
     last_read: Mutex<Option<Instant>>,
     /// Marks that V has not passed when they were made.
     later: Mutex<Vec<Marks>>,
+    /// Keys that were read before V had passed their marks, and that only a read has computed; and those marks.
+    too_soon: Mutex<BTreeMap<Key, Position>>,
     /// Readers that wait for keys to change.
     watchers: Arc<Watchers>,
     /// Who wants the bytes of what is kept.
@@ -140,6 +144,7 @@ impl Handle {
             wanted: latest::Sender::new(0),
             last_read: Mutex::new(None),
             later: Mutex::default(),
+            too_soon: Mutex::default(),
             watchers: Arc::default(),
             kept: OnceLock::new(),
             began: Instant::now(),
@@ -246,21 +251,35 @@ impl Handle {
     }
 
     /// A stale read: the key is computed when nobody waits for others. Before V has passed its mark that would have
-    /// to be done again; it is woken then, being read (R4).
+    /// to be done again: it is computed then (R4).
     pub fn queue_stale(&self, key: &Key) {
         let as_of = self.shared.progress.borrow().as_of();
-        {
+        let (mark, is_cached) = {
             let ledger = self.ledger();
-            if as_of < ledger.mark_of(key) || !ledger.is_cached(key.product(), as_of.lsn) {
-                return;
-            }
-        }
+            (ledger.mark_of(key), ledger.is_cached(key.product(), as_of.lsn))
+        };
         let catalog = Arc::clone(&self.shared.catalog.borrow());
-        let slot = catalog.products.get(key.product());
-        let not_before =
-            slot.and_then(Slot::product).and_then(|product| self.not_before(product, key));
+        let product = catalog.products.get(key.product()).and_then(Slot::product);
+        if as_of < mark {
+            // Others are woken by their marks, being read.
+            if product.is_some_and(|product| product.draft.policy.eager == Eager::Never) {
+                self.read_too_soon(key, mark);
+            }
+            return;
+        }
+        if !is_cached {
+            return;
+        }
+        let not_before = product.and_then(|product| self.not_before(product, key));
         // A full queue is no loss: the next read asks again.
         self.queue_refresh(key, not_before);
+    }
+
+    fn read_too_soon(&self, key: &Key, mark: Position) {
+        let mut too_soon = self.shared.too_soon.lock().unwrap_or_else(PoisonError::into_inner);
+        if too_soon.len() < TOO_SOON_MOST || too_soon.contains_key(key) {
+            too_soon.insert(key.clone(), mark);
+        }
     }
 
     /// Queues a stale key for its turn; whether the queue took it.
@@ -357,6 +376,11 @@ impl Handle {
             std::mem::take(&mut *later).into_iter().partition(|marks| marks.end() <= visible);
         *later = rest;
         drop(later);
+        let read: Vec<Key> = {
+            let mut keys = self.shared.too_soon.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.extract_if(.., |_, mark| *mark <= visible).map(|(key, _)| key).collect()
+        };
+        read.iter().for_each(|key| self.queue_stale(key));
         for marks in &due as &Vec<Marks> {
             self.wake(marks);
         }

@@ -146,7 +146,7 @@ impl Keys {
         let number = self.number(key)?;
         let (shard, hash) = self.place(key.as_str());
         let found = self.by_text.get_mut(shard)?.find_entry(hash, |other| *other == number);
-        drop(found.ok()?.remove());
+        found.ok()?.remove();
         if let Some(product) = self.by_product.get_mut(key.product()) {
             product.remove(key.as_str(), &self.records);
             if product.runs.is_empty() {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn key(n: u16) -> Key {
-        let product = if n % 7 == 0 { "q" } else { "p" };
+        let product = if n.is_multiple_of(7) { "q" } else { "p" };
         Key::new(product, [n.to_string().as_str()])
     }
 
@@ -418,18 +418,10 @@ mod tests {
         let runs = keys.by_product["p"].runs.len();
         assert_eq!(runs, texts.len().div_ceil(RUN));
         check(&keys, &texts);
-        let (gone, left): (Vec<Key>, Vec<Key>) = texts.into_iter().enumerate().fold(
-            <_>::default(),
-            |mut both: (Vec<_>, Vec<_>), (n, key)| {
-                if n % 100 == 0 {
-                    both.1.push(key)
-                } else {
-                    both.0.push(key)
-                }
-                both
-            },
-        );
-        for key in &gone {
+        let (left, gone): (Vec<_>, Vec<_>) =
+            texts.into_iter().enumerate().partition(|(n, _)| n % 100 == 0);
+        let left: Vec<Key> = left.into_iter().map(|(_, key)| key).collect();
+        for (_, key) in &gone {
             keys.remove(key);
         }
         assert!(keys.by_product["p"].runs.len() <= 4, "{}", keys.by_product["p"].runs.len());

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::keys::{Keys, Number};
+use super::{
+    keys::{Keys, Number},
+    tracked::Tracked,
+};
 use crate::{
     key::{Key, write_key},
     pattern::{Order, Ordered, Part, Pattern, number},
@@ -142,7 +145,7 @@ impl Indexed {
             None => (text + 1, None, Number::MIN),
         };
         let agrees = |number: &Number| {
-            let key = tracked.at(*number).map(|tracked| tracked.key());
+            let key = tracked.at(*number).map(Tracked::key);
             !further || key.is_some_and(|key| pattern.agrees(&key.values()))
         };
         let found = self.keys.range(from..=last).filter(|(own, _, _)| *own == text);
@@ -154,10 +157,7 @@ impl Indexed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        entry::{Lease, Stamp},
-        recompute::tracked::Tracked,
-    };
+    use crate::entry::{Lease, Stamp};
     use proptest::{collection::vec, prelude::*};
     use std::collections::HashSet;
 

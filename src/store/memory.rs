@@ -1,7 +1,8 @@
 //! Memory: the store's contract in its plainest form, gone with the process.
 //!
-//! Deletes are kept for ever, as the contract says: memory grows with the number of distinct keys ever
-//! written. It is what tests compare with, and serves where a restart may begin with nothing.
+//! It is what tests compare with, and serves where a restart may begin with nothing. Of what is deleted some is
+//! remembered, against writes that come late; those are on their way for a moment, so two generations are enough, of
+//! which the older goes when the younger is full.
 
 use std::{
     collections::HashMap,
@@ -28,9 +29,14 @@ pub struct Memory {
     tables: Mutex<Tables>,
 }
 
+/// How many deletes are remembered at least.
+const GRAVES_MAX: usize = 100_000;
+
 #[derive(Debug, Default)]
 struct Tables {
     keys: HashMap<Key, Cells<Entry>>,
+    /// Keys without a live cell: the young generation and the old.
+    graves: [HashMap<Key, Cells<Entry>>; 2],
     state: HashMap<String, Cell<Bytes>>,
 }
 
@@ -42,9 +48,21 @@ impl Memory {
 }
 
 impl Tables {
-    fn cells(&mut self, key: &Key) -> Result<&mut Cells<Entry>, Error> {
+    fn change(&mut self, key: &Key, change: impl FnOnce(&mut Cells<Entry>)) -> Result<(), Error> {
         checked_name(key.as_str())?;
-        Ok(self.keys.entry(key.clone()).or_default())
+        let [young, old] = &mut self.graves;
+        let cells = self.keys.remove(key).or_else(|| young.remove(key)).or_else(|| old.remove(key));
+        let mut cells = cells.unwrap_or_default();
+        change(&mut cells);
+        if cells.is_live() {
+            self.keys.insert(key.clone(), cells);
+            return Ok(());
+        }
+        if young.len() >= GRAVES_MAX {
+            *old = std::mem::take(young);
+        }
+        young.insert(key.clone(), cells);
+        Ok(())
     }
 }
 
@@ -92,14 +110,17 @@ impl Store for Memory {
     }
 
     async fn put(&self, key: &Key, entry: &Entry) -> Result<(), Error> {
-        self.tables().cells(key)?.entry.write(entry.meta.stamp.0, Some(entry.clone()));
-        Ok(())
+        self.tables().change(key, |cells| {
+            cells.entry.write(entry.meta.stamp.0, Some(entry.clone()));
+        })
     }
 
     async fn track(&self, tracks: &[Track]) -> Result<(), Error> {
         let mut tables = self.tables();
         for Track { key, lease, stamp } in tracks {
-            tables.cells(key)?.lease.write(stamp.0, Some(*lease));
+            tables.change(key, |cells| {
+                cells.lease.write(stamp.0, Some(*lease));
+            })?;
         }
         Ok(())
     }
@@ -107,7 +128,9 @@ impl Store for Memory {
     async fn mark(&self, marks: &[(Key, Position)]) -> Result<(), Error> {
         let mut tables = self.tables();
         for (key, mark) in marks {
-            tables.cells(key)?.mark.write(mark.packed(), Some(*mark));
+            tables.change(key, |cells| {
+                cells.mark.write(mark.packed(), Some(*mark));
+            })?;
         }
         Ok(())
     }
@@ -115,7 +138,9 @@ impl Store for Memory {
     async fn purge(&self, keys: &[(Key, Stamp)]) -> Result<(), Error> {
         let mut tables = self.tables();
         for (key, stamp) in keys {
-            tables.cells(key)?.entry.write(stamp.0, None);
+            tables.change(key, |cells| {
+                cells.entry.write(stamp.0, None);
+            })?;
         }
         Ok(())
     }
@@ -123,10 +148,11 @@ impl Store for Memory {
     async fn forget(&self, keys: &[Forget]) -> Result<(), Error> {
         let mut tables = self.tables();
         for Forget { key, stamp, mark } in keys {
-            let cells = tables.cells(key)?;
-            cells.entry.write(stamp.0, None);
-            cells.lease.write(stamp.0, None);
-            cells.mark.write(mark.packed(), None);
+            tables.change(key, |cells| {
+                cells.entry.write(stamp.0, None);
+                cells.lease.write(stamp.0, None);
+                cells.mark.write(mark.packed(), None);
+            })?;
         }
         Ok(())
     }
@@ -141,5 +167,19 @@ mod tests {
     #[tokio::test]
     async fn keeps_the_contract() {
         contract::holds(Arc::new(Memory::default())).await;
+    }
+
+    #[tokio::test]
+    async fn keys_that_come_and_go_leave_nothing_but_some_graves() {
+        let memory = Memory::default();
+        for n in 0..3 * GRAVES_MAX {
+            let key = Key::new("p", [n.to_string().as_str()]);
+            memory.put(&key, &Entry::default()).await.unwrap();
+            let forget = Forget { key, stamp: Stamp(1), mark: Position::default() };
+            memory.forget(&[forget]).await.unwrap();
+        }
+        let tables = memory.tables();
+        assert!(tables.keys.is_empty());
+        assert!(tables.graves.iter().map(HashMap::len).sum::<usize>() <= 2 * GRAVES_MAX);
     }
 }

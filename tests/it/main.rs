@@ -10,6 +10,7 @@ mod bad_input;
 mod canary;
 mod canonical;
 mod capture;
+mod churn;
 mod clients;
 mod commands;
 mod crash;
