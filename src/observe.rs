@@ -91,6 +91,20 @@ pub enum Event {
         /// The SQLSTATE, or what stands for it.
         code: String,
     },
+    /// A key of a product costs a multiple of what it used to, several statements in a row: its plan may have flipped.
+    CostJumped {
+        /// Which product.
+        product: String,
+        /// How long the source was at work for one key.
+        before: Duration,
+        /// And is now.
+        after: Duration,
+    },
+    /// Who computes keys came to an unexpected end, and is replaced.
+    WorkerDied {
+        /// Why.
+        why: String,
+    },
     /// Somebody had to look at a part that is down; said once when it goes and once when it comes back.
     Part {
         /// Which: `source`, `stream`, `store`.
@@ -280,6 +294,10 @@ counters! {
     OverBudget = "kck_over_budget_total",
     /// Computations that failed.
     ComputeFailures = "kck_compute_failures_total",
+    /// Products whose keys began to cost a multiple of what they used to.
+    CostJumps = "kck_cost_jumps_total",
+    /// Ends of those who compute that were not expected; others took over.
+    WorkersDied = "kck_workers_died_total",
     /// Refreshes whose bytes did not change.
     Unchanged = "kck_unchanged_total",
     /// Reads answered from memory or the store.
@@ -498,6 +516,8 @@ impl Observer {
                 self.count(Counter::Computed, *keys);
             }
             Event::ComputeFailed { .. } => self.count(Counter::ComputeFailures, 1),
+            Event::CostJumped { .. } => self.count(Counter::CostJumps, 1),
+            Event::WorkerDied { .. } => self.count(Counter::WorkersDied, 1),
             Event::Updated { .. } => self.count(Counter::Updates, 1),
             Event::Ticked { .. } => self.count(Counter::Ticks, 1),
             Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
@@ -527,6 +547,18 @@ fn log(event: &Event) {
                 code,
                 "computing a key was refused by the source"
             );
+        }
+        Event::CostJumped { product, before, after } => {
+            let [before_ms, after_ms] = [before, after].map(|cost| cost.as_secs_f64() * 1e3);
+            tracing::warn!(
+                product,
+                before_ms,
+                after_ms,
+                "a key costs the source a multiple of what it did: the plan may have changed; run ANALYZE on the tables that the product reads, then look at EXPLAIN"
+            );
+        }
+        Event::WorkerDied { why } => {
+            tracing::error!(why, "who computed keys came to an unexpected end, others go on; this is a defect of kck");
         }
         Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
         Event::Part { part, trouble: None } => tracing::info!(part, "well again"),

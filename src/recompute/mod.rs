@@ -18,10 +18,13 @@ use crate::{
     product::Product,
 };
 
+pub mod batches;
 pub mod budget;
+pub mod crew;
 pub mod early;
 mod handle;
 pub mod ledger;
+mod overflow;
 mod patterns;
 pub mod queue;
 pub mod reserve;
