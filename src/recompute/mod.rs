@@ -26,6 +26,8 @@ mod handle;
 pub mod ledger;
 mod overflow;
 mod patterns;
+#[cfg(test)]
+mod played;
 pub mod queue;
 pub mod reserve;
 pub mod schedule;

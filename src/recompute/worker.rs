@@ -94,6 +94,8 @@ struct Turn<'w> {
     ticket: Ticket,
     place: u64,
     began: Instant,
+    /// The keys of the statement that executes.
+    executing: Vec<Key>,
     /// How long the source was at work; what was lost on the way to it was not its time. `None` until that is known.
     spent: Option<Duration>,
 }
@@ -113,12 +115,12 @@ impl Drop for Turn<'_> {
 }
 
 impl Turn<'_> {
-    /// The keys go alone from now on, so that one of them that does this again does it to itself only; whoever waits
-    /// for it then is told.
+    /// The keys that were being computed go alone from now on, so that one of them that does this again does it to itself
+    /// only; whoever waits for it then is told.
     fn abandon(&self, now: Instant) {
         let keys = self.handle.queue().claimed(self.claim.id);
         for key in &keys {
-            let again = {
+            let again = self.executing.contains(key) && {
                 let alone = &mut self.handle.crew().alone;
                 let again = alone.why(key, now) == Some(Why::Died);
                 alone.remember(key, Why::Died, now);
@@ -153,7 +155,7 @@ impl Worker {
                 Next::Batch(mut turn) => {
                     // One wake-up may stand for many keys: another worker looks while this one is busy.
                     self.handle.shared.asked.notify_one();
-                    let spent = self.batch(std::mem::take(&mut turn.claim.keys)).await;
+                    let spent = self.batch(&mut turn).await;
                     turn.spent = Some(spent);
                 }
                 Next::Wait(until) => {
@@ -203,7 +205,8 @@ impl Worker {
                     let ticket = budget.begin(product, plan.estimate, now);
                     let place = crew.places.enter(product, plan.estimate, now);
                     let (handle, spent) = (&self.handle, None);
-                    let turn = Turn { handle, claim, ticket, place, began: now, spent };
+                    let (began, executing) = (now, Vec::new());
+                    let turn = Turn { handle, claim, ticket, place, began, executing, spent };
                     return Next::Batch(turn);
                 }
                 Err(refusal) => {
@@ -220,8 +223,9 @@ impl Worker {
         Next::Wait(wait)
     }
 
-    /// Computes these keys of one product and answers who waits. How long the source was at work comes back.
-    async fn batch(&self, keys: Vec<Key>) -> Duration {
+    /// Computes the keys of one product and answers who waits. How long the source was at work comes back.
+    async fn batch(&self, turn: &mut Turn<'_>) -> Duration {
+        let keys = std::mem::take(&mut turn.claim.keys);
         let mut spent = Duration::ZERO;
         let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return spent };
         let slot = self.handle.shared.catalog.borrow().products.get(&name).cloned();
@@ -236,6 +240,7 @@ impl Worker {
         let mut batches = self.handle.crew().alone.split(keys, Instant::now());
         let (mut failures, mut any_well, mut is_retried) = (0, false, false);
         while let Some(mut keys) = batches.pop() {
+            turn.executing.clone_from(&keys);
             let began = Instant::now();
             let attempt = self.attempt(&product, &keys, &mut spent).await;
             if let Err(RunError::Statement { sqlstate }) = &attempt {
