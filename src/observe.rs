@@ -558,7 +558,10 @@ fn log(event: &Event) {
             );
         }
         Event::WorkerDied { why } => {
-            tracing::error!(why, "who computed keys came to an unexpected end, others go on; this is a defect of kck");
+            tracing::error!(
+                why,
+                "who computed keys came to an unexpected end, others go on; this is a defect of kck"
+            );
         }
         Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
         Event::Part { part, trouble: None } => tracing::info!(part, "well again"),

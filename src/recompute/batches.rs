@@ -203,7 +203,8 @@ impl Learned {
             // Small, and smaller where keys are known to take long: it may be far worse.
             (Form::Singles, true) => {
                 let each = self.batches.each(KEPT).or_else(|| self.singles.each(KEPT));
-                let fitting = each.map_or(FIRST_BATCH, |each| whole(bounds.time.as_secs_f64() / each));
+                let fitting =
+                    each.map_or(FIRST_BATCH, |each| whole(bounds.time.as_secs_f64() / each));
                 fitting.clamp(2, FIRST_BATCH)
             }
         }
@@ -543,7 +544,10 @@ mod tests {
         let (_, jumps) = play(&mut batches, slow, 60);
         assert_eq!(jumps.len(), 1, "{jumps:?}");
         let Jump { before, after } = jumps[0];
-        assert!(before < Duration::from_micros(300) && after > Duration::from_millis(5), "{jumps:?}");
+        assert!(
+            before < Duration::from_micros(300) && after > Duration::from_millis(5),
+            "{jumps:?}"
+        );
         assert_eq!(batches.shown("p").unwrap().jump, Some(jumps[0]));
         let (_, jumps) = play(&mut batches, usual, 60);
         assert_eq!((jumps.len(), batches.shown("p").unwrap().jump), (0, None));

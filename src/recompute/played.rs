@@ -339,8 +339,7 @@ async fn a_product_that_fails_for_every_key_is_not_halved_for_ever() {
     };
     let works = Works::start(Config { connections: 1, ..BOUNDS }, Box::new(fails));
     practised(&works).await;
-    let keys: Vec<Key> =
-        (0..200).map(|n| Key::new("p", [format!("fails{n}").as_str()])).collect();
+    let keys: Vec<Key> = (0..200).map(|n| Key::new("p", [format!("fails{n}").as_str()])).collect();
     let before = works.calls().len();
     let answers = join_all(keys.iter().map(|key| works.get(key))).await;
     assert!(answers.iter().all(Result::is_err));

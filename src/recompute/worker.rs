@@ -280,8 +280,7 @@ impl Worker {
     }
 
     fn learn(&self, product: &Product, sample: Sample) {
-        let learned =
-            self.handle.crew().batches.learn(product.name(), product.fingerprint, sample);
+        let learned = self.handle.crew().batches.learn(product.name(), product.fingerprint, sample);
         if let Some(jump) = learned {
             let (product, before, after) = (product.name().to_owned(), jump.before, jump.after);
             self.handle.shared.observer.note(Event::CostJumped { product, before, after });

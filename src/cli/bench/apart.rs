@@ -98,6 +98,7 @@ impl Apart {
             store: &store,
             more: wanted.more,
             listen: address,
+            statements: false,
         };
         let ground = Ground::start(&setup).await?;
         say("starting kck…");

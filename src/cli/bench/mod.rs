@@ -15,6 +15,7 @@ mod overhead;
 mod process;
 mod push;
 mod pushed;
+mod refresh;
 mod side;
 
 /// Measure on a Postgres of kck's own.
@@ -41,6 +42,9 @@ enum What {
     /// Very many subscribers of one key: what each costs, and when each has a change.
     #[command(after_help = "Example: kck bench push --clients 1000")]
     Push(push::Push),
+    /// What refreshing asks of the source, and how fast stale keys become fresh.
+    #[command(after_help = "Example: kck bench refresh batches burst")]
+    Refresh(refresh::Refresh),
     /// What hits are measured against.
     #[command(hide = true)]
     Bare(bare::Bare),
@@ -54,6 +58,7 @@ impl Bench {
             What::Overhead(overhead) => Box::pin(overhead.run()).await,
             What::Http(http) => Box::pin(http.run()).await,
             What::Push(push) => Box::pin(push.run()).await,
+            What::Refresh(refresh) => Box::pin(refresh.run()).await,
             What::Bare(bare) => bare.run().await,
         }
     }

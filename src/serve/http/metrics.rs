@@ -89,9 +89,7 @@ fn statements(context: &Context) -> String {
     let catalog = Arc::clone(&context.catalog.borrow());
     let all: Vec<(&str, Shown)> = catalog
         .ready()
-        .filter_map(|product| {
-            Some((product.name(), context.recompute.statements(product.name())?))
-        })
+        .filter_map(|product| Some((product.name(), context.recompute.statements(product.name())?)))
         .collect();
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, of: fn(&Shown) -> f64| {
