@@ -548,20 +548,9 @@ fn log(event: &Event) {
                 "computing a key was refused by the source"
             );
         }
-        Event::CostJumped { product, before, after } => {
-            let [before_ms, after_ms] = [before, after].map(|cost| cost.as_secs_f64() * 1e3);
-            tracing::warn!(
-                product,
-                before_ms,
-                after_ms,
-                "a key costs the source a multiple of what it did: the plan may have changed; run ANALYZE on the tables that the product reads, then look at EXPLAIN"
-            );
-        }
+        Event::CostJumped { product, before, after } => log_jump(product, *before, *after),
         Event::WorkerDied { why } => {
-            tracing::error!(
-                why,
-                "who computed keys came to an unexpected end, others go on; this is a defect of kck"
-            );
+            tracing::error!(why, "who computed keys came to an unexpected end, others go on");
         }
         Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
         Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
@@ -608,4 +597,14 @@ fn log(event: &Event) {
         | Event::Warmed { .. }
         | Event::Computed { .. } => {}
     }
+}
+
+fn log_jump(product: &str, before: Duration, after: Duration) {
+    let [before_ms, after_ms] = [before, after].map(|cost| cost.as_secs_f64() * 1e3);
+    tracing::warn!(
+        product,
+        before_ms,
+        after_ms,
+        "a key costs the source a multiple of what it did: its plan may have changed; run ANALYZE on the tables that it reads, then look at EXPLAIN"
+    );
 }

@@ -3,9 +3,9 @@ select
     case
         when r.rolname = 'application' and s.query ilike 'select%' then 'reads'
         when r.rolname = 'application' then 'writes'
+        when s.query like '%paced\_total%' then 'paced'
         when s.query like '%kck\_keys%' then 'products'
-        when s.query like 'select -1, pg_catalog.pg_current_wal_insert_lsn()%' then 'lookups'
-        when s.query like 'select $1, pg_catalog.pg_current_wal_insert_lsn()%' then 'lookups'
+        when s.query ~ '^select -?\$?[0-9]+, pg_catalog.pg_current_wal_insert_lsn' then 'lookups'
         else 'housekeeping'
     end,
     sum(s.calls)::bigint,

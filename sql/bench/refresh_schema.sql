@@ -18,4 +18,4 @@ alter table orders replica identity full;
 alter table hot replica identity full;
 create extension pg_stat_statements;
 create role application superuser login;
-vacuum analyze customers, orders, hot
+analyze customers, orders, hot

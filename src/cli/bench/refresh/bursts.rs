@@ -58,7 +58,8 @@ pub(super) async fn hot(own: &Own, span: Duration) -> Result<(), Stop> {
         let newest = source::text(own, &text).await?;
         let answer = reader.get(&format!("/fetch/{key}")).await?;
         let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let is_newest = answer.get("value").is_some_and(|value| value.to_string() == newest);
+        let is_newest =
+            answer.get("value").and_then(serde_json::Value::as_i64) == newest.parse().ok();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = asked.calls as f64 / took.as_secs_f64();
         say(&format!(

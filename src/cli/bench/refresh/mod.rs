@@ -28,6 +28,7 @@ const SCHEMA: &str = include_str!("../../../../sql/bench/refresh_schema.sql");
 const PRODUCTS: &[(&str, &str)] = &[
     ("order_of.sql", include_str!("../../../../sql/bench/order_of.sql")),
     ("orders_of.sql", include_str!("../../../../sql/bench/orders_of.sql")),
+    ("orders_paced.sql", include_str!("../../../../sql/bench/orders_paced.sql")),
     ("orders_in.sql", include_str!("../../../../sql/bench/orders_in.sql")),
     ("hot_now.sql", include_str!("../../../../sql/bench/hot_now.sql")),
     ("hot_paced.sql", include_str!("../../../../sql/bench/hot_paced.sql")),

@@ -25,7 +25,7 @@ const CHANGES: u32 = 200;
 /// Connections that the clients share, as an application's pool does.
 const CONNECTIONS: u32 = 20;
 
-/// Both sides at the same time.
+/// All sides at the same time.
 pub(super) async fn measure(own: &Own, span: Duration) -> Result<(), Stop> {
     say("\nA THOUSAND POLLING CLIENTS");
     let slot = own.context.catalog.borrow().products.get("orders_of").cloned();
@@ -38,8 +38,10 @@ pub(super) async fn measure(own: &Own, span: Duration) -> Result<(), Stop> {
     let end = Instant::now() + span;
     for connection in 0..CONNECTIONS {
         tasks.spawn(directly(application(own).await?, Arc::clone(&sql), connection, end));
-        let reader = Reader::connect(own.address).await?;
-        tasks.spawn(through_kck(reader, connection, end));
+        for product in ["orders_of", "orders_paced"] {
+            let reader = Reader::connect(own.address).await?;
+            tasks.spawn(through_kck(reader, product, connection, end));
+        }
     }
     let writer = application(own).await?;
     let write = async {
@@ -64,33 +66,33 @@ pub(super) async fn measure(own: &Own, span: Duration) -> Result<(), Stop> {
     let counted = source::counted(own).await?;
     let seconds = span.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rates = (asked as f64 / seconds / 2.0, rows as f64 / seconds);
-    say(&format!("{:.0} answers/s to each side, {:.0} rows/s change\n", rates.0, rates.1));
-    say(&format!("{:<28}{:>14}{:>18}", "on the source", "statements", "execution time"));
-    let Asked { calls, time } = counted.products;
-    let all = Asked {
-        calls: calls + counted.lookups.calls + counted.housekeeping.calls,
-        time: time + counted.lookups.time + counted.housekeeping.time,
-    };
-    print("directly", counted.reads);
-    print("kck", all);
-    print("  of which answers", counted.products);
-    print("  of which its own", counted.housekeeping);
-    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-    let calls = counted.reads.calls as f64 / all.calls.max(1) as f64;
-    let time = counted.reads.time.as_secs_f64() / all.time.as_secs_f64();
+    let rates = (asked as f64 / seconds / 3.0, rows as f64 / seconds);
     say(&format!(
-        "{:<28}{:>14}{:>18}",
-        "directly ÷ kck",
-        format!("{calls:.1} ×"),
-        format!("{time:.1} ×")
+        "{:.0} answers/s to each side, {:.0} rows/s change, all of them in what is polled\n",
+        rates.0, rates.1
     ));
+    say(&format!(
+        "{:<30}{:>12}{:>18}{:>24}",
+        "on the source", "statements", "execution time", "directly ÷ this"
+    ));
+    let own = counted.housekeeping.and(counted.lookups);
+    let direct = counted.reads;
+    print("directly", direct, None);
+    print("kck", counted.products.and(own), Some(direct));
+    print("kck, min_interval = 1s", counted.paced.and(own), Some(direct));
+    print("kck's own part of each", own, None);
     Ok(())
 }
 
-fn print(name: &str, asked: Asked) {
+fn print(name: &str, asked: Asked, direct: Option<Asked>) {
     let time = format!("{:.0} ms", asked.time.as_secs_f64() * 1e3);
-    say(&format!("{name:<28}{:>14}{time:>18}", asked.calls));
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    let ratio = direct.map_or_else(String::new, |direct| {
+        let calls = direct.calls as f64 / asked.calls.max(1) as f64;
+        let time = direct.time.as_secs_f64() / asked.time.as_secs_f64().max(1e-6);
+        format!("{calls:.1} × · {time:.1} ×")
+    });
+    say(&format!("{name:<30}{:>12}{time:>18}{ratio:>24}", asked.calls));
 }
 
 /// One of the connections' share of all the clients' questions.
@@ -118,15 +120,20 @@ async fn directly(
     Ok(asked)
 }
 
-async fn through_kck(mut reader: Reader, connection: u32, end: Instant) -> Result<u64, Stop> {
+async fn through_kck(
+    mut reader: Reader,
+    product: &str,
+    connection: u32,
+    end: Instant,
+) -> Result<u64, Stop> {
     let (mut ticks, mut asked) = (ticks(), 0);
     let mut key = i64::from(connection);
     while Instant::now() < end {
         ticks.tick().await;
         key = key % KEYS + 1;
-        let reply = reader.get(&format!("/fetch/orders_of/{key}")).await?;
+        let reply = reader.get(&format!("/fetch/{product}/{key}")).await?;
         if reply.status != 200 {
-            return Err(Stop::cannot(format!("fetch orders_of/{key}: {}", reply.status)));
+            return Err(Stop::cannot(format!("fetch {product}/{key}: {}", reply.status)));
         }
         asked += 1;
     }

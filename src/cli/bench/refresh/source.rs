@@ -17,11 +17,20 @@ pub(super) struct Asked {
     pub(super) time: Duration,
 }
 
+impl Asked {
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { calls: self.calls + other.calls, time: self.time + other.time }
+    }
+}
+
 /// What was asked since the last reset.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counted {
     /// By kck: products' statements.
     pub(super) products: Asked,
+    /// By kck: statements of the product with a `min_interval` that clients poll.
+    pub(super) paced: Asked,
     /// By kck: which keys changed rows lead to.
     pub(super) lookups: Asked,
     /// By kck: all else.
@@ -55,6 +64,7 @@ pub(super) async fn counted(own: &Own) -> Result<Counted, Stop> {
         };
         match what.as_str() {
             "products" => counted.products = asked,
+            "paced" => counted.paced = asked,
             "lookups" => counted.lookups = asked,
             "housekeeping" => counted.housekeeping = asked,
             "reads" => counted.reads = asked,
