@@ -34,6 +34,7 @@ pub mod schedule;
 pub mod sql;
 mod temperature;
 pub mod timer;
+mod turn;
 mod warm;
 mod watch;
 pub mod worker;
