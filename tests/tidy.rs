@@ -130,6 +130,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "product",
             "recompute",
             "serve",
+            "store",
             "stores",
         ],
     ),

@@ -13,8 +13,8 @@ use tokio_postgres::{Client, types::ToSql};
 
 use super::{Error, Source, prepared::Prepared};
 
-/// Statements kept prepared on one connection.
-const PREPARED_KEPT: usize = 256;
+/// Statements kept prepared on one connection: two a product, of many keys and of one.
+const PREPARED_KEPT: usize = 512;
 
 /// How much later than `statement_timeout` an answer may come before the connection counts as lost: the source gives
 /// up in time, but a way that swallows what is sent tells nobody.

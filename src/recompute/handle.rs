@@ -22,8 +22,11 @@ use crate::{
 
 use super::{
     Config, Error,
+    batches::Bounds,
     budget::Budget,
+    crew::Crew,
     ledger::{Ledger, Standing},
+    overflow::Walk,
     queue::{Queue, Stale, Want},
     reserve::Reserve,
     schedule::Ticks,
@@ -75,6 +78,10 @@ pub(super) struct Shared {
     queue: Mutex<Queue<Waiter>>,
     /// Locked for one decision at a time, inside the queue's lock or alone.
     budget: Mutex<Budget>,
+    /// Locked for one decision at a time, inside the queue's and the budget's locks or alone.
+    crew: Mutex<Crew>,
+    /// Products of which keys did not fit into the queue; locked to note one, or to go on with one.
+    pub(super) missed: Mutex<BTreeMap<String, Walk>>,
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
     /// A key is to be computed again before whoever keeps the time looks.
@@ -138,6 +145,11 @@ impl Handle {
             ledger: Mutex::new(ledger),
             queue: Mutex::new(Queue::new(config.queued_keys, config.strategy)),
             budget: Mutex::new(Budget::new(config.database_share)),
+            crew: Mutex::new(Crew::new(
+                Bounds { keys: config.batch_keys, time: config.batch_time },
+                config.connections,
+            )),
+            missed: Mutex::default(),
             asked: Notify::new(),
             sooner: Notify::new(),
             ticks: Mutex::default(),
@@ -169,6 +181,10 @@ impl Handle {
 
     pub(super) fn budget(&self) -> MutexGuard<'_, Budget> {
         self.shared.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn crew(&self) -> MutexGuard<'_, Crew> {
+        self.shared.crew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The part of what may be spent at the source that was, over the last ten seconds.
@@ -271,7 +287,6 @@ impl Handle {
             return;
         }
         let not_before = product.and_then(|product| self.not_before(product, key));
-        // A full queue is no loss: the next read asks again.
         self.queue_refresh(key, not_before);
     }
 
@@ -282,8 +297,16 @@ impl Handle {
         }
     }
 
-    /// Queues a stale key for its turn; whether the queue took it.
+    /// Queues a stale key for its turn; whether the queue took it. One that does not fit is looked at again later.
     pub(super) fn queue_refresh(&self, key: &Key, not_before: Option<Instant>) -> bool {
+        let taken = self.fits(key, not_before);
+        if !taken {
+            self.did_not_fit(key.product());
+        }
+        taken
+    }
+
+    fn fits(&self, key: &Key, not_before: Option<Instant>) -> bool {
         let stale = self.stale(key, not_before);
         let taken = self.queue().refresh(key, stale).is_ok();
         if taken {
@@ -389,28 +412,31 @@ impl Handle {
     /// V has passed these marks: what is read or watched is computed again.
     pub fn wake(&self, marks: &Marks) {
         let catalog = Arc::clone(&self.shared.catalog.borrow());
-        let keys = marks.keys.iter().map(|(key, _)| key);
-        for key in keys {
-            self.wake_key(&catalog, key);
-        }
+        let wake = |key: &Key| {
+            if self.wake_key(&catalog, key) == Woken::Full {
+                self.did_not_fit(key.product());
+            }
+        };
+        marks.keys.iter().for_each(|(key, _)| wake(key));
         for (product, _) in &marks.products {
             let keys: Vec<Key> = self.ledger().keys_of(product).cloned().collect();
-            for key in &keys {
-                self.wake_key(&catalog, key);
-            }
+            keys.iter().for_each(wake);
         }
     }
 
-    fn wake_key(&self, catalog: &Catalog, key: &Key) {
-        let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else { return };
+    pub(super) fn wake_key(&self, catalog: &Catalog, key: &Key) -> Woken {
+        let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else {
+            return Woken::No;
+        };
         let eager = match product.draft.policy.eager {
             Eager::Always => true,
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
             Eager::Never => false,
         };
-        if eager {
-            self.queue_refresh(key, self.not_before(product, key));
+        if !eager {
+            return Woken::No;
         }
+        if self.fits(key, self.not_before(product, key)) { Woken::Queued } else { Woken::Full }
     }
 
     /// How soon a key that is stale from now on should be computed: its reads ÷ its cost; those that somebody watches
@@ -511,6 +537,17 @@ fn usable(ledger: &Ledger, key: &Key, progress: Progress) -> Option<(Standing, P
     standing.fresh &= !ledger.is_overdue(key.product(), standing.meta.as_of_time, now);
     let expired = standing.meta.expires.is_some_and(|expires| now.is_none_or(|now| expires <= now));
     (!expired).then_some((standing, progress))
+}
+
+/// What became of a key that was to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// It waits for its turn.
+    Queued,
+    /// Nobody wants it before it is read.
+    No,
+    /// The queue has no room.
+    Full,
 }
 
 /// What commits marked, to be written durably and then woken.

@@ -18,12 +18,17 @@ use crate::{
     product::Product,
 };
 
+pub mod batches;
 pub mod budget;
+pub mod crew;
 pub mod early;
 mod handle;
 mod keys;
 pub mod ledger;
+mod overflow;
 mod patterns;
+#[cfg(test)]
+mod played;
 pub mod queue;
 pub mod reserve;
 pub mod schedule;
@@ -31,6 +36,7 @@ pub mod sql;
 mod temperature;
 pub mod timer;
 mod tracked;
+mod turn;
 mod warm;
 mod watch;
 pub mod worker;

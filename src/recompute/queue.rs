@@ -95,6 +95,16 @@ struct Job<W> {
 struct Running<W> {
     as_of: Position,
     waiters: Vec<W>,
+    claim: u64,
+}
+
+/// Keys that one worker computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Tells it from others, also of the same keys.
+    pub id: u64,
+    /// Which.
+    pub keys: Vec<Key>,
 }
 
 /// A product that has keys to compute.
@@ -122,7 +132,10 @@ pub struct Queue<W> {
     strategy: Order,
     /// Requests of all that wait.
     requests: u64,
+    /// How many wait for keys, queued or being computed.
+    waiters: usize,
     turn: u64,
+    claims: u64,
     limit: usize,
 }
 
@@ -138,7 +151,9 @@ impl<W> Queue<W> {
             later: HashMap::new(),
             strategy,
             requests: 0,
+            waiters: 0,
             turn: 0,
+            claims: 0,
             limit,
         }
     }
@@ -147,6 +162,12 @@ impl<W> Queue<W> {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether keys that did not fit may come now: at half of the limit, so that they come many at a time.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() <= self.limit / 2 && self.later.len() <= self.limit / 2
     }
 
     /// How many keys are being computed.
@@ -158,8 +179,7 @@ impl<W> Queue<W> {
     /// How many wait for keys, queued or being computed.
     #[must_use]
     pub fn waiters(&self) -> usize {
-        let queued = self.waiting.values().map(|job| job.waiters.len());
-        queued.chain(self.running.values().map(|running| running.waiters.len())).sum()
+        self.waiters
     }
 
     /// The keys of a product that are being computed.
@@ -180,6 +200,7 @@ impl<W> Queue<W> {
             };
             if joins && !self.waiting.contains_key(key) {
                 running.waiters.push(waiter);
+                self.waiters += 1;
                 return Ok(());
             }
         }
@@ -238,6 +259,7 @@ impl<W> Queue<W> {
             since,
             requests: 0,
         });
+        self.waiters += usize::from(waiter.is_some());
         job.waiters.extend(waiter);
         job.requests = asked;
         let (is_new, since) = (asked == 1, job.since);
@@ -336,7 +358,8 @@ impl<W> Queue<W> {
 
     /// The next keys of a product, at most `most`, those first for whom somebody waits if that is why it was chosen;
     /// they run from now on.
-    pub fn take(&mut self, candidate: &Candidate, most: usize, now: Instant) -> Vec<Key> {
+    pub fn take(&mut self, candidate: &Candidate, most: usize, now: Instant) -> Claim {
+        self.claims += 1;
         let mut taken: Vec<Key> = Vec::new();
         while taken.len() < most.max(1) {
             let Some(line) = self.next_line(candidate, now) else { break };
@@ -354,7 +377,7 @@ impl<W> Queue<W> {
                 lines.remove(&candidate.product);
             }
         }
-        taken
+        Claim { id: self.claims, keys: taken }
     }
 
     fn next_line(&self, candidate: &Candidate, now: Instant) -> Option<Line> {
@@ -371,11 +394,36 @@ impl<W> Queue<W> {
     }
 
     fn run(&mut self, key: &Key) {
-        self.later.remove(key);
+        if let Some(instant) = self.later.remove(key).and_then(|stale| stale.not_before) {
+            self.delayed.remove(&(instant, key.clone()));
+        }
         let job = self.waiting.remove(key);
         self.requests -= job.as_ref().map_or(0, |job| u64::from(job.requests));
         let waiters = job.map(|job| job.waiters).unwrap_or_default();
-        self.running.insert(key.clone(), Running { as_of: Position::default(), waiters });
+        let running = Running { as_of: Position::default(), waiters, claim: self.claims };
+        self.running.insert(key.clone(), running);
+    }
+
+    /// Those of a claim's keys that still run under it.
+    #[must_use]
+    pub fn claimed(&self, claim: u64) -> Vec<Key> {
+        let own = self.running.iter().filter(|(_, running)| running.claim == claim);
+        own.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whoever computed the key does not any more: who waits for it waits for the next one. Whether anybody does.
+    pub fn abandon(&mut self, key: &Key, now: Instant) -> bool {
+        let waiters = self.finish(key);
+        let any = !waiters.is_empty();
+        for waiter in waiters {
+            self.enter(key, None, now, Some(waiter));
+        }
+        any
+    }
+
+    /// Those who wait for a key that is being computed.
+    pub fn waiters_of(&self, key: &Key) -> impl Iterator<Item = &W> {
+        self.running.get(key).into_iter().flat_map(|running| &running.waiters)
     }
 
     /// When the first delayed key is due.
@@ -396,6 +444,7 @@ impl<W> Queue<W> {
     /// The computation is over: who waited for it comes back.
     pub fn finish(&mut self, key: &Key) -> Vec<W> {
         let waiters = self.running.remove(key).map(|running| running.waiters).unwrap_or_default();
+        self.waiters -= waiters.len();
         if let Some((line, since)) = self.waiting.get(key).map(|job| (job.line, job.since)) {
             self.stand(key, line, since);
         }
@@ -512,7 +561,7 @@ mod tests {
 
     fn taken<W>(queue: &mut Queue<W>, most: usize, now: Instant) -> Vec<Key> {
         let candidates = queue.candidates(now);
-        candidates.first().map(|first| queue.take(first, most, now)).unwrap_or_default()
+        candidates.first().map(|first| queue.take(first, most, now).keys).unwrap_or_default()
     }
 
     #[test]

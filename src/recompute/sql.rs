@@ -1,8 +1,9 @@
 //! A product and some keys → one statement, and its rows → one result a key.
 //!
 //! The keys' parameters travel as one array a parameter and are unnested with ordinality, so that a batch is
-//! one prepared statement whatever its size. Postgres makes the JSON; the statement's own snapshot, insert
-//! position and clock come with every row (R4).
+//! one prepared statement whatever its size. One key has a statement of its own: its parameters are plain values, which
+//! Postgres can plan for. Postgres makes the JSON; the statement's own snapshot, insert position and clock come with
+//! every row (R4).
 
 use std::time::Duration;
 
@@ -23,9 +24,44 @@ use super::{Ran, Run, RunError};
 #[must_use]
 pub fn statement(product: &Product) -> String {
     let parameters = &product.parameters;
+    let sql = answering(product, |n, cast| format!("(kck_keys.kck_p{n}::{cast})"));
+    if parameters.is_empty() {
+        return sql + ONE_ROW;
+    }
+    let (mut arrays, mut names) = (String::new(), String::new());
+    for (index, parameter) in parameters.iter().enumerate() {
+        let n = index + 1;
+        let element = if travels_as_text(parameter) { "text" } else { &parameter.type_.name };
+        let comma = if index == 0 { "" } else { ", " };
+        arrays.push_str(&format!("{comma}pg_catalog.unnest((${n}::text)::{element}[])"));
+        names.push_str(&format!("kck_p{n}, "));
+    }
+    sql + &format!("rows from ({arrays}) with ordinality as kck_keys({names}kck_n)")
+}
+
+/// The statement that computes one key of `product`, with the same columns: parameter N is the key's N-th as text.
+#[must_use]
+pub fn statement_of_one(product: &Product) -> String {
+    let sql = answering(product, |n, cast| format!("(${n}::text::{cast})"));
+    if product.parameters.is_empty() {
+        return sql + ONE_ROW;
+    }
+    // Each is named once more, so that one that the product does not use has a type.
+    let (mut values, mut names) = (String::new(), String::new());
+    for n in 1..=product.parameters.len() {
+        values.push_str(&format!(", ${n}::text"));
+        names.push_str(&format!(", kck_p{n}"));
+    }
+    sql + &format!("(values (1::bigint{values})) kck_keys(kck_n{names})")
+}
+
+const ONE_ROW: &str = "(values (1::bigint)) kck_keys(kck_n)";
+
+/// What is selected for each key, up to FROM; `value` writes the N-th parameter, cast to its type.
+fn answering(product: &Product, value: impl Fn(usize, &str) -> String) -> String {
     let hole = |index: usize| {
-        let cast = parameters.get(index).map_or("text", |parameter| parameter.type_.name.as_str());
-        format!("(kck_keys.kck_p{}::{cast})", index + 1)
+        let parameter = product.parameters.get(index);
+        value(index + 1, parameter.map_or("text", |parameter| parameter.type_.name.as_str()))
     };
     let inner = product.draft.question.sql(hole);
     let columns: Vec<String> =
@@ -53,26 +89,13 @@ pub fn statement(product: &Product) -> String {
             json("kck_c1")
         ),
     };
-    let mut sql = format!(
+    format!(
         "select kck_keys.kck_n, {value}, pg_catalog.pg_current_snapshot()::text, \
          pg_catalog.pg_current_wal_insert_lsn()::text, \
          (extract(epoch from pg_catalog.statement_timestamp()) * 1000000)::bigint, \
          (extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) * 1000000)::bigint \
          from "
-    );
-    if parameters.is_empty() {
-        sql.push_str("(values (1::bigint)) kck_keys(kck_n)");
-        return sql;
-    }
-    let (mut arrays, mut names) = (String::new(), String::new());
-    for (index, parameter) in parameters.iter().enumerate() {
-        let n = index + 1;
-        let element = if travels_as_text(parameter) { "text" } else { &parameter.type_.name };
-        let comma = if index == 0 { "" } else { ", " };
-        arrays.push_str(&format!("{comma}pg_catalog.unnest((${n}::text)::{element}[])"));
-        names.push_str(&format!("kck_p{n}, "));
-    }
-    sql + &format!("rows from ({arrays}) with ordinality as kck_keys({names}kck_n)")
+    )
 }
 
 /// Arrays would be flattened by `unnest`, and `box` arrays are written with another delimiter.
@@ -111,11 +134,11 @@ pub struct Sql {
 #[async_trait]
 impl Run for Sql {
     async fn run(&self, product: &Product, keys: &[Key]) -> Result<Ran, RunError> {
-        let rows = self
-            .pool
-            .run(&statement(product), &arguments(product.parameters.len(), keys))
-            .await
-            .map_err(RunError::from)?;
+        let (sql, arguments) = match keys {
+            [key] => (statement_of_one(product), key.values()),
+            _ => (statement(product), arguments(product.parameters.len(), keys)),
+        };
+        let rows = self.pool.run(&sql, &arguments).await.map_err(RunError::from)?;
         let mut ran = Ran { values: vec![Bytes::new(); keys.len()], ..Ran::default() };
         let mut answered = 0;
         for row in rows {

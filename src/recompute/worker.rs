@@ -1,12 +1,13 @@
 //! Queue → statement → entry: takes a batch, runs its recipe, writes what the ledger accepts.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,74 +22,62 @@ use crate::{
 
 use super::{
     Error, Fresh, Handle, Ran, Run, RunError,
-    budget::{Refusal, Ticket},
+    batches::{Sample, Shown},
+    budget::Refusal,
+    crew::Why,
     handle::Waiter,
     ledger::{Computed, Verdict},
     queue::Want,
+    turn::{Turn, answer},
 };
 
-/// What keys of a product have cost of late, so that batches take about the set time.
-#[derive(Default)]
-struct Costs(Mutex<HashMap<String, Duration>>);
-
-impl Costs {
-    fn each(&self, product: &str) -> Option<Duration> {
-        let costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        costs.get(product).copied()
-    }
-
-    /// How many keys one statement should have, and how long it will take.
-    fn batch(&self, product: &str, handle: &Handle) -> (usize, Duration) {
-        let config = &handle.shared.config;
-        let Some(cost) = self.each(product) else {
-            return (config.batch_keys.min(FIRST_BATCH), config.batch_time);
-        };
-        let fitting = config.batch_time.as_nanos() / cost.as_nanos().max(1);
-        let keys = usize::try_from(fitting).unwrap_or(usize::MAX).clamp(1, config.batch_keys);
-        (keys, cost * u32::try_from(keys).unwrap_or(u32::MAX))
-    }
-
-    fn learn(&self, product: &str, keys: usize, took: Duration) {
-        let each = took / u32::try_from(keys.max(1)).unwrap_or(u32::MAX);
-        let mut costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Half the weight on the newest: one slow statement is forgotten within a few.
-        costs
-            .entry(product.to_owned())
-            .and_modify(|cost| *cost = (*cost + each) / 2)
-            .or_insert(each);
-    }
-}
-
-/// Keys of a product whose cost is not known yet.
-const FIRST_BATCH: usize = 8;
+/// Of a batch, so many keys that fail and none that does not: it is not the keys.
+const HOPELESS: usize = 8;
+/// Postgres's code for a statement that took longer than it may.
+const TOO_LONG: &str = "57014";
+/// After a worker came to an unexpected end, how long until the next takes its place.
+const REPLACED_AFTER: Duration = Duration::from_millis(10);
 
 /// What a worker does next.
-enum Next {
+enum Next<'w> {
     /// Computes these keys of one product.
-    Batch(Vec<Key>, Ticket),
+    Batch(Turn<'w>),
     /// Waits until it is asked, at most until then.
     Wait(Option<Instant>),
 }
 
-/// Computes what is queued on `connections` workers until told to stop.
+/// Computes what is queued on `connections` workers until told to stop. One that comes to an unexpected end is
+/// replaced: others compute what it had begun.
 pub async fn run(handle: Handle, recipe: Arc<dyn Run>, shutdown: CancellationToken) {
-    let costs = Arc::new(Costs::default());
-    let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..handle.shared.config.connections.max(1) {
-        let worker = Worker {
-            handle: handle.clone(),
-            recipe: Arc::clone(&recipe),
-            costs: Arc::clone(&costs),
-        };
+    let mut workers = JoinSet::new();
+    let start = |workers: &mut JoinSet<()>| {
+        let worker = Worker { handle: handle.clone(), recipe: Arc::clone(&recipe) };
         workers.spawn(worker.run(shutdown.clone()));
+    };
+    for _ in 0..handle.shared.config.connections.max(1) {
+        start(&mut workers);
     }
-    workers.join_all().await;
+    while let Some(ended) = workers.join_next().await {
+        let Err(why) = ended else { continue };
+        handle.shared.observer.note(Event::WorkerDied { why: why.to_string() });
+        tokio::select! {
+            () = tokio::time::sleep(REPLACED_AFTER) => start(&mut workers),
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+impl Handle {
+    /// What is known of how statements of a product go.
+    #[must_use]
+    pub fn statements(&self, product: &str) -> Option<Shown> {
+        self.crew().batches.shown(product)
+    }
 }
 
 struct Worker {
     handle: Handle,
     recipe: Arc<dyn Run>,
-    costs: Arc<Costs>,
 }
 
 /// One key of a batch: what it was begun under.
@@ -102,14 +91,15 @@ impl Worker {
     async fn run(self, shutdown: CancellationToken) {
         loop {
             let asked = self.handle.shared.asked.notified();
+            if self.handle.take_up() {
+                self.handle.shared.asked.notify_one();
+            }
             match self.next() {
-                Next::Batch(keys, ticket) => {
+                Next::Batch(mut turn) => {
                     // One wake-up may stand for many keys: another worker looks while this one is busy.
                     self.handle.shared.asked.notify_one();
-                    let took = self.batch(keys).await;
-                    self.handle.budget().end(&ticket, took, Instant::now());
-                    // What had to wait for the budget may go now.
-                    self.handle.shared.asked.notify_one();
+                    let spent = self.batch(&mut turn).await;
+                    turn.spent = Some(spent);
                 }
                 Next::Wait(until) => {
                     let later = async {
@@ -128,24 +118,44 @@ impl Worker {
         }
     }
 
-    /// The worthiest product for which the budget has room.
-    fn next(&self) -> Next {
+    /// The worthiest product for which the budget has room, and which leaves others a place.
+    fn next(&self) -> Next<'_> {
         let now = Instant::now();
+        let alone = self.handle.shared.catalog.borrow().products.len() <= 1;
         let mut queue = self.handle.queue();
         let mut wait = queue.due();
+        let sooner = |wait: Option<Instant>, then: Instant| {
+            Some(wait.map_or(then, |wait: Instant| wait.min(then)))
+        };
         for candidate in queue.candidates(now) {
-            let (most, estimate) = self.costs.batch(&candidate.product, &self.handle);
+            let product = &candidate.product;
             let mut budget = self.handle.budget();
-            match budget.may(&candidate.product, candidate.urgent, estimate, now) {
+            let mut crew = self.handle.crew();
+            let plan = crew.batches.plan(product);
+            if !candidate.urgent
+                && let Some(until) = crew.rests.until(product, now)
+            {
+                wait = sooner(wait, until);
+                continue;
+            }
+            // Whoever leaves a place says so.
+            if !(alone || crew.places.may(product, plan.estimate, now)) {
+                continue;
+            }
+            match budget.may(product, candidate.urgent, plan.estimate, now) {
                 Ok(()) => {
-                    let keys = queue.take(&candidate, most, now);
-                    let ticket = budget.begin(&candidate.product, estimate, now);
-                    return Next::Batch(keys, ticket);
+                    let claim = queue.take(&candidate, plan.keys, now);
+                    let ticket = budget.begin(product, plan.estimate, now);
+                    let place = crew.places.enter(product, plan.estimate, now);
+                    let (handle, spent) = (&self.handle, None);
+                    let (began, executing) = (now, Vec::new());
+                    let turn = Turn { handle, claim, ticket, place, began, executing, spent };
+                    return Next::Batch(turn);
                 }
                 Err(refusal) => {
                     self.handle.shared.observer.count(Counter::OverBudget, 1);
                     let (Refusal::All(later) | Refusal::Product(later)) = refusal;
-                    wait = Some(wait.map_or(later, |wait| wait.min(later)));
+                    wait = sooner(wait, later);
                     // What is worth less and takes less would take every bit of room that comes free.
                     if let Refusal::All(_) = refusal {
                         break;
@@ -156,9 +166,9 @@ impl Worker {
         Next::Wait(wait)
     }
 
-    /// Computes these keys of one product and answers who waits. How long the source was at work comes back: what was
-    /// lost on the way to it was not its time.
-    async fn batch(&self, keys: Vec<Key>) -> Duration {
+    /// Computes the keys of one product and answers who waits. How long the source was at work comes back.
+    async fn batch(&self, turn: &mut Turn<'_>) -> Duration {
+        let keys = std::mem::take(&mut turn.claim.keys);
         let mut spent = Duration::ZERO;
         let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return spent };
         let slot = self.handle.shared.catalog.borrow().products.get(&name).cloned();
@@ -170,49 +180,106 @@ impl Worker {
             }
             return spent;
         };
-        // A batch that fails is halved until the key that throws stands alone.
-        let mut batches = vec![keys];
+        let mut batches = self.handle.crew().alone.split(keys, Instant::now());
+        let (mut failures, mut any_well, mut is_retried) = (0, false, false);
         while let Some(mut keys) = batches.pop() {
+            turn.executing.clone_from(&keys);
             let began = Instant::now();
             let attempt = self.attempt(&product, &keys, &mut spent).await;
-            if let Err(RunError::Statement { .. }) = &attempt {
+            if let Err(RunError::Statement { sqlstate }) = &attempt {
                 spent += began.elapsed();
+                self.learn_of(sqlstate, &product, keys.len(), began.elapsed());
             }
             match attempt {
-                Ok(()) => {}
-                Err(RunError::Statement { .. }) if keys.len() > 1 => {
+                Ok(()) => any_well = true,
+                // A batch that fails is halved until the key that throws stands alone.
+                Err(RunError::Statement { .. })
+                    if keys.len() > 1 && (any_well || failures < HOPELESS) =>
+                {
                     let rest = keys.split_off(keys.len() / 2);
                     batches.extend([rest, keys]);
                 }
-                Err(error) => self.failed(&keys, &error),
+                // A connection that was lost is nothing to who waits: there is another.
+                Err(RunError::Unavailable(_)) if !is_retried && self.is_waited_for(&keys) => {
+                    is_retried = true;
+                    batches.push(keys);
+                }
+                Err(RunError::Unavailable(why)) => self.away(&name, &keys, &why),
+                Err(error) => {
+                    failures += 1;
+                    self.failed(&keys, &error);
+                }
             }
         }
         spent
     }
 
-    fn failed(&self, keys: &[Key], error: &RunError) {
+    /// A statement that was given up had too many keys, if it had many.
+    fn learn_of(&self, sqlstate: &str, product: &Product, keys: usize, took: Duration) {
+        if sqlstate == TOO_LONG {
+            let sample = Sample { keys, took, spent: took };
+            self.learn(product, sample);
+        }
+    }
+
+    fn learn(&self, product: &Product, sample: Sample) {
+        let learned = self.handle.crew().batches.learn(product.name(), product.fingerprint, sample);
+        if let Some(jump) = learned {
+            let (product, before, after) = (product.name().to_owned(), jump.before, jump.after);
+            self.handle.shared.observer.note(Event::CostJumped { product, before, after });
+        }
+    }
+
+    fn is_waited_for(&self, keys: &[Key]) -> bool {
+        let queue = self.handle.queue();
+        keys.iter().any(|key| queue.waiters_of(key).any(|waiter| !waiter.is_closed()))
+    }
+
+    /// The source cannot be asked: who waits is told, and the rest stays queued until it can.
+    fn away(&self, product: &str, keys: &[Key], why: &str) {
+        self.handle.crew().rests.begin(product, Instant::now());
+        let mut is_noted = false;
         for key in keys {
-            let (code, answer) = match error {
-                RunError::Unavailable(why) => {
-                    ("unavailable".to_owned(), Error::SourceUnavailable(why.clone()))
-                }
-                RunError::Statement { sqlstate } => {
-                    (sqlstate.clone(), Error::ProductBroken { sqlstate: sqlstate.clone() })
-                }
-                RunError::Unsound(fact) => {
-                    ((*fact).to_owned(), Error::ProductBroken { sqlstate: "XX000".to_owned() })
-                }
-            };
-            self.handle.shared.observer.note(Event::ComputeFailed { key: key.clone(), code });
-            self.answer(key, Err(answer));
+            let waiters = self.handle.queue().finish(key);
+            if waiters.is_empty() {
+                self.handle.queue_refresh(key, None);
+            }
+            if !(waiters.is_empty() && is_noted) {
+                is_noted = true;
+                let code = "unavailable".to_owned();
+                self.handle.shared.observer.note(Event::ComputeFailed { key: key.clone(), code });
+            }
+            for waiter in waiters {
+                // A reader that has gone needs no answer.
+                drop(waiter.send(Err(Error::SourceUnavailable(why.to_owned()))));
+            }
+            if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
+                self.handle.queue_refresh(key, None);
+            }
+        }
+    }
+
+    fn failed(&self, keys: &[Key], error: &RunError) {
+        let sqlstate = match error {
+            RunError::Statement { sqlstate } => sqlstate.as_str(),
+            RunError::Unavailable(_) | RunError::Unsound(_) => "XX000",
+        };
+        let code = match error {
+            RunError::Unsound(fact) => fact,
+            RunError::Unavailable(_) | RunError::Statement { .. } => sqlstate,
+        };
+        if let [key] = keys {
+            self.handle.crew().alone.remember(key, Why::Threw, Instant::now());
+        }
+        for key in keys {
+            let failed = Event::ComputeFailed { key: key.clone(), code: code.to_owned() };
+            self.handle.shared.observer.note(failed);
+            self.answer(key, Err(Error::ProductBroken { sqlstate: sqlstate.to_owned() }));
         }
     }
 
     fn answer(&self, key: &Key, result: Result<Arc<Fresh>, Error>) {
-        for waiter in self.handle.queue().finish(key) {
-            // A reader that has gone needs no answer.
-            drop(waiter.send(result.clone()));
-        }
+        answer(&self.handle, key, &result);
     }
 
     /// R4: track, then `as_of := V`, then the statement; the track record is written meanwhile.
@@ -230,18 +297,28 @@ impl Worker {
         };
         self.handle.queue().begin(keys, as_of);
         let started = Instant::now();
-        let (ran, recorded) = tokio::join!(self.recipe.run(product, keys), self.record(&tracks));
-        let took = started.elapsed();
+        let run = async {
+            let ran = self.recipe.run(product, keys).await;
+            (ran, started.elapsed())
+        };
+        let ((ran, took), recorded) = tokio::join!(run, self.record(&tracks));
         let ran = ran?;
         *spent += ran.spent;
-        self.costs.learn(product.name(), keys.len(), ran.spent);
+        self.learn(product, Sample { keys: keys.len(), took, spent: ran.spent });
+        self.well(product, keys);
         self.handle.shared.observer.note(Event::Computed { keys: keys.len() as u64, took });
         let each = took / u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let context = Context { product, as_of, connection, ran: &ran, recorded, cost: each };
-        for (begun, body) in begun.into_iter().zip(&ran.values) {
-            self.arrive(&context, begun, body).await;
-        }
+        let arriving = begun.into_iter().zip(&ran.values);
+        join_all(arriving.map(|(begun, body)| self.arrive(&context, begun, body))).await;
         Ok(())
+    }
+
+    /// These keys were computed.
+    fn well(&self, product: &Product, keys: &[Key]) {
+        let crew = &mut *self.handle.crew();
+        crew.rests.end(product.name());
+        keys.iter().for_each(|key| crew.alone.forget(key));
     }
 
     /// The keys enter the ledger; past a limit cold ones go, and the new ones are answered uncached until there is room.

@@ -28,6 +28,7 @@ mod original;
 mod push;
 mod push_many;
 mod reading;
+mod refreshing;
 mod reload;
 mod schedule;
 mod security;

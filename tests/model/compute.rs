@@ -95,7 +95,7 @@ impl World {
         }
         let candidates = process.queue.candidates(*SENT);
         let first = candidates.first().map(|first| process.queue.take(first, 1, *SENT));
-        let Some(key) = first.and_then(|mut keys| keys.pop()) else {
+        let Some(key) = first.and_then(|mut claim| claim.keys.pop()) else {
             return false;
         };
         let cached = process.ledger.is_cached(key.product(), process.progress.visible);

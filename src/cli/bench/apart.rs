@@ -102,6 +102,7 @@ impl Apart {
             store: &store,
             more: wanted.more,
             listen: address,
+            statements: false,
         };
         let ground = Ground::start(&setup).await?;
         say("starting kck…");

@@ -63,6 +63,7 @@ impl Flow {
             store: &store,
             more: "",
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            statements: false,
         };
         let own = tokio::select! {
             own = Box::pin(Own::start(setup)) => own?,

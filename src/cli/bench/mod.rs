@@ -15,6 +15,7 @@ mod overhead;
 mod process;
 mod push;
 mod pushed;
+mod refresh;
 mod side;
 mod store;
 
@@ -45,6 +46,9 @@ enum What {
     /// Very many tracked keys: the memory that each takes, and how soon a start answers from them.
     #[command(after_help = "Example: kck bench store --keys 100000 --store cassandra")]
     Store(store::Stored),
+    /// What refreshing asks of the source, and how fast stale keys become fresh.
+    #[command(after_help = "Example: kck bench refresh batches burst")]
+    Refresh(refresh::Refresh),
     /// What hits are measured against.
     #[command(hide = true)]
     Bare(bare::Bare),
@@ -59,6 +63,7 @@ impl Bench {
             What::Http(http) => Box::pin(http.run()).await,
             What::Push(push) => Box::pin(push.run()).await,
             What::Store(store) => Box::pin(store.run()).await,
+            What::Refresh(refresh) => Box::pin(refresh.run()).await,
             What::Bare(bare) => bare.run().await,
         }
     }

@@ -79,6 +79,7 @@ impl Demo {
             store: "kind = 'embedded'",
             more: "",
             listen: address(),
+            statements: false,
         };
         let own = tokio::select! {
             own = Box::pin(Own::start(setup)) => own?,

@@ -39,6 +39,8 @@ pub(in crate::cli) struct Setup<'a> {
     /// More lines of settings.
     pub(in crate::cli) more: &'a str,
     pub(in crate::cli) listen: SocketAddr,
+    /// Whether the source counts its statements.
+    pub(in crate::cli) statements: bool,
 }
 
 /// Asked after a commit: a position that the commit is not above.
@@ -65,6 +67,7 @@ impl Ground {
         let settings = PostgresSettings {
             password: Some(password),
             fsync: true,
+            statements: setup.statements,
             cache: cache(),
             ..PostgresSettings::default()
         };

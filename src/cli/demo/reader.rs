@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, client::conn::http1};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, client::conn::http1, http::request::Builder};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -16,7 +16,7 @@ use crate::{
 /// A client that asks one thing after the other.
 pub(in crate::cli) struct Reader {
     address: SocketAddr,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
 }
 
 impl Reader {
@@ -31,10 +31,19 @@ impl Reader {
     }
 
     pub(in crate::cli) async fn get(&mut self, path: &str) -> Result<Reply, Stop> {
+        self.ask(Request::get(path), Bytes::new()).await
+    }
+
+    /// Sends JSON.
+    pub(in crate::cli) async fn post(&mut self, path: &str, json: &str) -> Result<Reply, Stop> {
+        let request = Request::post(path).header("content-type", "application/json");
+        self.ask(request, Bytes::copy_from_slice(json.as_bytes())).await
+    }
+
+    async fn ask(&mut self, request: Builder, body: Bytes) -> Result<Reply, Stop> {
         let address = self.address;
-        let request = Request::get(path).header("host", address.to_string()).body(Empty::new());
-        let request =
-            request.map_err(|error| Stop::cannot(format!("ask for '{path}': {error}")))?;
+        let request = request.header("host", address.to_string()).body(Full::new(body));
+        let request = request.map_err(|error| Stop::cannot(format!("ask {address}: {error}")))?;
         // The connection takes the next request a moment after the last answer has ended.
         self.sender.ready().await.map_err(|error| away(address, &error))?;
         let response =

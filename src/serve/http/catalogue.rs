@@ -10,7 +10,10 @@ use crate::{
     product::{
         Eager, Fault, Product, ResultKind, Slot, Stale, Update, UpdateSlot, parameter::Parameter,
     },
-    recompute::schedule::Ticks,
+    recompute::{
+        batches::{Form, Shown},
+        schedule::Ticks,
+    },
     serve::Context,
 };
 
@@ -51,8 +54,8 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     let catalog = Arc::clone(&context.catalog.borrow());
     let products = catalog.products.iter().map(|(name, slot)| match slot {
         Slot::Ready { product, faults } => {
-            let ticks = context.recompute.ticks(name);
-            ProductView::Ready(Box::new(ReadyView::of(product, faults, ticks)))
+            let ran = (context.recompute.ticks(name), context.recompute.statements(name));
+            ProductView::Ready(Box::new(ReadyView::of(product, faults, ran)))
         }
         Slot::Broken { faults, .. } => ProductView::Broken {
             name: name.clone(),
@@ -132,6 +135,9 @@ struct ReadyView {
     expire: Option<String>,
     stale: &'static str,
     eager: &'static str,
+    /// How its statements go, once some have run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statements: Option<StatementsView>,
     /// What is wrong with its file as it is now: it runs as the file was before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<FaultView>,
@@ -151,6 +157,40 @@ impl From<Ticks> for ScheduleView {
 }
 
 #[derive(Serialize)]
+struct StatementsView {
+    /// `batches`, or `singles` where batches lose.
+    form: &'static str,
+    keys: usize,
+    key_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jump: Option<JumpView>,
+}
+
+#[derive(Serialize)]
+struct JumpView {
+    before_ms: f64,
+    after_ms: f64,
+    hint: &'static str,
+}
+
+impl From<Shown> for StatementsView {
+    fn from(shown: Shown) -> Self {
+        let ms = |cost: Duration| (cost.as_secs_f64() * 1e6).round() / 1e3;
+        let hint = "run ANALYZE on the tables that it reads, then look at EXPLAIN";
+        let jump = shown.jump.map(|jump| JumpView {
+            before_ms: ms(jump.before),
+            after_ms: ms(jump.after),
+            hint,
+        });
+        let form = match shown.form {
+            Form::Batches => "batches",
+            Form::Singles => "singles",
+        };
+        Self { form, keys: shown.keys, key_ms: ms(shown.key), jump }
+    }
+}
+
+#[derive(Serialize)]
 struct ParameterView {
     name: String,
     #[serde(rename = "type")]
@@ -159,7 +199,11 @@ struct ParameterView {
 }
 
 impl ReadyView {
-    fn of(product: &Product, faults: &[Fault], ticks: Option<Ticks>) -> Self {
+    fn of(
+        product: &Product,
+        faults: &[Fault],
+        (ticks, statements): (Option<Ticks>, Option<Shown>),
+    ) -> Self {
         let policy = &product.draft.policy;
         let specs = product.draft.question.parameters.iter().zip(&product.description.parameters);
         let parameters = specs.map(|(spec, type_)| ParameterView {
@@ -191,6 +235,7 @@ impl ReadyView {
                 Eager::Always => "always",
                 Eager::Never => "never",
             },
+            statements: statements.map(StatementsView::from),
             faults: faults.iter().map(FaultView::of).collect(),
         }
     }

@@ -9,7 +9,7 @@ use warp::{
     reply::Response,
 };
 
-use crate::{observe::Refreshes, serve::Context};
+use crate::{observe::Refreshes, recompute::batches::Shown, serve::Context};
 
 use super::{query, reply};
 
@@ -82,7 +82,31 @@ fn gauges(context: &Context) -> String {
             "Until the slot is given up at the present rate, should nothing be acknowledged.";
         gauge("kck_slot_left_seconds", help, "", &left.as_secs());
     }
-    text + &refreshes(context)
+    text + &refreshes(context) + &statements(context)
+}
+
+/// By product: what a key costs, how many go together, and whether that has become far more than it was.
+fn statements(context: &Context) -> String {
+    let catalog = Arc::clone(&context.catalog.borrow());
+    let all: Vec<(&str, Shown)> = catalog
+        .ready()
+        .filter_map(|product| Some((product.name(), context.recompute.statements(product.name())?)))
+        .collect();
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, of: fn(&Shown) -> f64| {
+        text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+        for (product, shown) in &all {
+            text += &format!("{name}{{product=\"{product}\"}} {}\n", of(shown));
+        }
+    };
+    let help = "What computing one key takes of late.";
+    gauge("kck_key_seconds", help, |shown| shown.key.as_secs_f64());
+    let help = "Keys in one statement at most; 1 where each has its own.";
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+    gauge("kck_statement_keys", help, |shown| shown.keys as f64);
+    let help = "Whether a key costs a multiple of what it used to: its plan may have flipped.";
+    gauge("kck_cost_jumped", help, |shown| f64::from(u8::from(shown.jump.is_some())));
+    text
 }
 
 /// By product: what commits marked, and what of it had not changed.

@@ -20,6 +20,8 @@ use crate::{
     stage::{Stage, Stages},
 };
 
+mod log;
+
 /// How many events a slow subscriber may lag behind before it loses some.
 const EVENTS_KEPT: usize = 4096;
 
@@ -90,6 +92,20 @@ pub enum Event {
         key: Key,
         /// The SQLSTATE, or what stands for it.
         code: String,
+    },
+    /// A key of a product costs a multiple of what it used to, several statements in a row: its plan may have flipped.
+    CostJumped {
+        /// Which product.
+        product: String,
+        /// How long the source was at work for one key.
+        before: Duration,
+        /// And is now.
+        after: Duration,
+    },
+    /// Who computes keys came to an unexpected end, and is replaced.
+    WorkerDied {
+        /// Why.
+        why: String,
     },
     /// Somebody had to look at a part that is down; said once when it goes and once when it comes back.
     Part {
@@ -292,6 +308,10 @@ counters! {
     OverBudget = "kck_over_budget_total",
     /// Computations that failed.
     ComputeFailures = "kck_compute_failures_total",
+    /// Products whose keys began to cost a multiple of what they used to.
+    CostJumps = "kck_cost_jumps_total",
+    /// Ends of those who compute that were not expected; others took over.
+    WorkersDied = "kck_workers_died_total",
     /// Refreshes whose bytes did not change.
     Unchanged = "kck_unchanged_total",
     /// Reads answered from memory or the store.
@@ -395,7 +415,7 @@ impl Observer {
     /// Notes an event: counts it, logs it, tells whoever listens.
     pub fn note(&self, event: Event) {
         self.count_event(&event);
-        log(&event);
+        log::log(&event);
         // Without a listener there is nobody to tell.
         drop(self.inner.events.send(event));
     }
@@ -514,83 +534,12 @@ impl Observer {
                 self.count(Counter::Computed, *keys);
             }
             Event::ComputeFailed { .. } => self.count(Counter::ComputeFailures, 1),
+            Event::CostJumped { .. } => self.count(Counter::CostJumps, 1),
+            Event::WorkerDied { .. } => self.count(Counter::WorkersDied, 1),
             Event::Updated { .. } => self.count(Counter::Updates, 1),
             Event::Ticked { .. } => self.count(Counter::Ticks, 1),
             Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
             _ => {}
         }
-    }
-}
-
-/// ERROR: someone must look. WARN: went on, unexpectedly. INFO: rare and good to know.
-fn log(event: &Event) {
-    match event {
-        Event::StreamOpened { at } => tracing::info!(%at, "replication stream open"),
-        Event::StreamLost { error, retry } => {
-            tracing::warn!(error, ?retry, "replication stream lost");
-        }
-        Event::StandingBy { holder } => tracing::warn!(holder, "slot is taken, standing by"),
-        Event::EpochBegan { epoch, why } => {
-            tracing::warn!(
-                epoch = epoch.0,
-                why,
-                "new epoch: every entry is stale until recomputed"
-            );
-        }
-        Event::ComputeFailed { key, code } => {
-            tracing::warn!(
-                product = key.product(),
-                code,
-                "computing a key was refused by the source"
-            );
-        }
-        Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
-        Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
-        Event::ProductBroken { product, why } => tracing::error!(product, why, "product broken"),
-        Event::ProductKept { product, why } => {
-            tracing::error!(product, why, "file does not load, the product runs as it was");
-        }
-        Event::ProductLoaded { product, anew } => tracing::info!(product, anew, "product loaded"),
-        Event::ProductRemoved { product } => tracing::info!(product, "product removed"),
-        Event::UpdateBroken { update, why } => tracing::error!(update, why, "update broken"),
-        Event::UpdateKept { update, why } => {
-            tracing::error!(update, why, "file does not load, the update runs as it was");
-        }
-        Event::UpdateLoaded { update } => tracing::info!(update, "update loaded"),
-        Event::UpdateRemoved { update } => tracing::info!(update, "update removed"),
-        Event::UpdateFailed { update, code, why } => {
-            tracing::warn!(update, code, why, "an update failed");
-        }
-        Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
-        Event::Rebuilding { keys } => tracing::info!(keys, "reading tracked keys from the store"),
-        Event::Rebuilt { keys, took } => {
-            tracing::info!(keys, ms = took.as_millis(), "tracked keys are read from the store");
-        }
-        Event::DefinitionChanged { product } => {
-            tracing::warn!(product, "a definition it reads changed: marked as a whole");
-        }
-        Event::Warmed { product, left_out, .. } if *left_out > 0 => {
-            tracing::warn!(
-                product,
-                left_out,
-                "warm keys are left out: limits.tracked_keys is reached"
-            );
-        }
-        Event::WarmFailed { product, why } => {
-            tracing::warn!(product, why, "warm keys could not be asked for");
-        }
-        Event::SlotDropped { retained_bytes } => {
-            tracing::error!(retained_bytes, "slot held too much WAL and was dropped");
-        }
-        Event::Halted { point } => tracing::warn!(?point, "halted as asked"),
-        Event::MarkedEarly { end, transactions } => {
-            tracing::warn!(%end, transactions, "commits not visible yet: their products are marked as a whole");
-        }
-        Event::Marked { .. }
-        | Event::Refreshed { .. }
-        | Event::Updated { .. }
-        | Event::Ticked { .. }
-        | Event::Warmed { .. }
-        | Event::Computed { .. } => {}
     }
 }
