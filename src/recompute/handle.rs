@@ -452,7 +452,7 @@ impl Handle {
     }
 
     /// The next of moments at which keys of an interval go, so that those that are due at about the same time go together.
-    fn slot_of(&self, then: Instant, interval: Duration) -> Instant {
+    pub(super) fn slot_of(&self, then: Instant, interval: Duration) -> Instant {
         let slot = (interval / SLOTS).min(SLOT_MOST).as_nanos().max(1);
         let since = then.saturating_duration_since(self.shared.began).as_nanos();
         let slots = u64::try_from(since.div_ceil(slot) * slot).unwrap_or(u64::MAX);
