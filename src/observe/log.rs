@@ -32,18 +32,14 @@ pub(super) fn log(event: &Event) {
         }
         Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
         Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
-        Event::ProductBroken { product, why } => tracing::error!(product, why, "product broken"),
-        Event::ProductKept { product, why } => {
-            tracing::error!(product, why, "file does not load, the product runs as it was");
-        }
-        Event::ProductLoaded { product, anew } => tracing::info!(product, anew, "product loaded"),
-        Event::ProductRemoved { product } => tracing::info!(product, "product removed"),
-        Event::UpdateBroken { update, why } => tracing::error!(update, why, "update broken"),
-        Event::UpdateKept { update, why } => {
-            tracing::error!(update, why, "file does not load, the update runs as it was");
-        }
-        Event::UpdateLoaded { update } => tracing::info!(update, "update loaded"),
-        Event::UpdateRemoved { update } => tracing::info!(update, "update removed"),
+        Event::ProductBroken { .. }
+        | Event::ProductKept { .. }
+        | Event::ProductLoaded { .. }
+        | Event::ProductRemoved { .. }
+        | Event::UpdateBroken { .. }
+        | Event::UpdateKept { .. }
+        | Event::UpdateLoaded { .. }
+        | Event::UpdateRemoved { .. } => log_file(event),
         Event::UpdateFailed { update, code, why } => {
             tracing::warn!(update, code, why, "an update failed");
         }
@@ -78,6 +74,25 @@ pub(super) fn log(event: &Event) {
         | Event::Ticked { .. }
         | Event::Warmed { .. }
         | Event::Computed { .. } => {}
+    }
+}
+
+/// What became of a file.
+fn log_file(event: &Event) {
+    match event {
+        Event::ProductBroken { product, why } => tracing::error!(product, why, "product broken"),
+        Event::ProductKept { product, why } => {
+            tracing::error!(product, why, "file does not load, the product runs as it was");
+        }
+        Event::ProductLoaded { product, anew } => tracing::info!(product, anew, "product loaded"),
+        Event::ProductRemoved { product } => tracing::info!(product, "product removed"),
+        Event::UpdateBroken { update, why } => tracing::error!(update, why, "update broken"),
+        Event::UpdateKept { update, why } => {
+            tracing::error!(update, why, "file does not load, the update runs as it was");
+        }
+        Event::UpdateLoaded { update } => tracing::info!(update, "update loaded"),
+        Event::UpdateRemoved { update } => tracing::info!(update, "update removed"),
+        _ => {}
     }
 }
 

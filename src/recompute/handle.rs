@@ -48,6 +48,9 @@ pub struct Fresh {
 const TOO_SOON_MOST: usize = 10_000;
 /// What a watched key is worth more than one that is only read.
 const WATCHED: f32 = 1024.0;
+/// Of a `min_interval`, and the longest: how much later a key may go so that others go with it.
+const SLOTS: u32 = 10;
+const SLOT_MOST: Duration = Duration::from_millis(100);
 /// What a key counts for that nobody reads.
 const HEAT_LEAST: f32 = 0.01;
 
@@ -478,7 +481,15 @@ impl Handle {
         let now = Instant::now();
         let since = self.shared.progress.borrow().source_now(now)?.0.saturating_sub(last.0);
         let since = Duration::from_micros(u64::try_from(since).unwrap_or(0));
-        Some(now + interval.checked_sub(since)?)
+        Some(self.slot_of(now + interval.checked_sub(since)?, interval))
+    }
+
+    /// The next of moments at which keys of an interval go, so that those that are due at about the same time go together.
+    pub(super) fn slot_of(&self, then: Instant, interval: Duration) -> Instant {
+        let slot = (interval / SLOTS).min(SLOT_MOST).as_nanos().max(1);
+        let since = then.saturating_duration_since(self.shared.began).as_nanos();
+        let slots = u64::try_from(since.div_ceil(slot) * slot).unwrap_or(u64::MAX);
+        self.shared.began + Duration::from_nanos(slots)
     }
 
     /// Lets go of a key (R13): deleted durably before the ledger forgets it.

@@ -419,3 +419,24 @@ async fn what_is_read_too_soon_is_computed_when_v_is_there() {
     works.called(2).await;
     works.until(|| works.is_fresh(&key)).await;
 }
+
+#[tokio::test]
+async fn keys_that_an_interval_holds_back_go_together() {
+    let works = Works::start(BOUNDS, Box::new(|_, _| Act::Answer));
+    let (start, interval) = (Instant::now(), Duration::from_secs(1));
+    let slots: Vec<Instant> = (0..1000)
+        .map(|ms| {
+            let then = start + Duration::from_millis(ms);
+            let slot = works.handle.slot_of(then, interval);
+            assert!(
+                then <= slot && slot < then + interval / 10,
+                "never sooner, and not much later"
+            );
+            slot
+        })
+        .collect();
+    let all: std::collections::BTreeSet<Instant> = slots.into_iter().collect();
+    assert!(all.len() <= 11, "{}", all.len());
+    let short = works.handle.slot_of(start, Duration::from_nanos(1));
+    assert!(short <= start + Duration::from_nanos(1));
+}
