@@ -149,6 +149,27 @@ impl Rule {
         Self { only: Vec::new(), reach: Reach::Product(why.into()) }
     }
 
+    /// Forgets what binds others than the first so many parameters.
+    pub(super) fn keep(&mut self, parameters: usize) {
+        match &mut self.reach {
+            Reach::Product(_) => {}
+            Reach::Row(bindings) => bindings.truncate(parameters),
+            Reach::Lookup(lookup) => {
+                let mut kept = (**lookup).clone();
+                kept.parameters.truncate(parameters);
+                *lookup = Arc::new(kept);
+            }
+        }
+        let bound = match &self.reach {
+            Reach::Product(_) => return,
+            Reach::Row(bindings) => bindings.iter().any(|one| one.by().is_some()),
+            Reach::Lookup(lookup) => lookup.parameters.iter().any(|one| one.by().is_some()),
+        };
+        if !bound {
+            self.reach = Reach::Product("nothing of it is matched with a parameter".to_owned());
+        }
+    }
+
     /// Its class.
     #[must_use]
     pub fn class(&self) -> Class {

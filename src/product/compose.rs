@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Argument, Call, Draft, Fault, parse};
+use super::{
+    Argument, Call, Draft, Fault, Outside, Recipe, parse,
+    recipe::{Dependency, Match, On, Reads},
+};
 use crate::description::{ParameterSpec, Question};
 
 /// Products within each other.
@@ -39,9 +42,12 @@ impl Composer<'_> {
         }
         let Some(said) = self.said.get(name) else { return };
         let composed = match said {
-            Ok(draft) if !draft.calls.is_empty() => {
+            Ok(draft) if !draft.calls.is_empty() || !draft.recipe.is_sql() => {
                 around.push(name.to_owned());
-                let composed = self.with_parts(draft, around);
+                let composed = match draft.recipe.outside() {
+                    None => self.with_parts(draft, around),
+                    Some(outside) => self.with_depends(draft, outside, around),
+                };
                 around.pop();
                 composed
             }
@@ -87,6 +93,55 @@ impl Composer<'_> {
         Ok(Draft { question: composed, ..draft.clone() })
     }
 
+    /// What a product of another recipe depends on, as SQL that reads it.
+    fn with_depends(
+        &mut self,
+        draft: &Draft,
+        outside: &Outside,
+        around: &mut Vec<String>,
+    ) -> Result<Draft, Vec<Fault>> {
+        let mut reads = Reads::new();
+        let mut parameters = draft.question.parameters.clone();
+        for depends in &outside.depends {
+            match &depends.on {
+                On::Table(name) => reads.table(name, depends),
+                On::Product(name) => {
+                    let inner = self
+                        .product(draft, name, depends.offset, around)
+                        .map_err(|fault| vec![fault])?;
+                    strangers(draft, depends, &inner)?;
+                    product(&mut reads, depends, &inner, &mut parameters);
+                }
+            }
+            if reads.sql.len() > STATEMENT_BYTES_MAX {
+                let hint = "let it depend on less";
+                let what = "what it depends on is too long a statement";
+                return Err(vec![draft.fault(depends.offset, what, hint)]);
+            }
+        }
+        let Reads { sql, parts } = reads.finish();
+        let statement = parse::read(Path::new(""), &sql, 0).map_err(|fault| {
+            let what = format!("what it depends on cannot be read: {}", fault.message);
+            vec![draft.fault(outside.depends.first().map_or(0, |one| one.offset), what, fault.hint)]
+        })?;
+        let place = |hole: &usize| {
+            let (name, _) = statement.names.get(*hole)?;
+            parameters.iter().position(|parameter| parameter.name == *name)
+        };
+        let holes = statement.holes.iter().filter_map(place).collect();
+        let hidden = parameters.len() - draft.question.parameters.len();
+        let question = Question {
+            parameters,
+            pieces: statement.pieces,
+            holes,
+            mentions: statement.mentions,
+            offset: 0,
+            parts,
+        };
+        let recipe = Recipe::Outside(Box::new(Outside { hidden, ..outside.clone() }));
+        Ok(Draft { question, recipe, ..draft.clone() })
+    }
+
     /// A product that is read, itself composed.
     fn inner(
         &mut self,
@@ -96,9 +151,38 @@ impl Composer<'_> {
     ) -> Result<Draft, Fault> {
         let name = &call.product;
         let fault = |what: String, hint: &str| Err(draft.fault(call.at.start, what, hint));
-        if around.contains(name) {
+        let inner = self.product(draft, name, call.at.start, around)?;
+        if !inner.recipe.is_sql() {
+            let what = format!("'{name}' is of kind {}: SQL cannot read it", inner.recipe.kind());
+            return fault(what, "read tables and products in SQL, or let a program read both");
+        }
+        let parameters = &inner.question.parameters;
+        let least = parameters.iter().take_while(|one| one.default.is_none()).count();
+        let given = call.arguments.len();
+        if given < least || parameters.len() < given {
+            let names: Vec<&str> = parameters.iter().map(|one| one.name.as_str()).collect();
+            let what = format!(
+                "'{name}' takes {} arguments, not {given}: {}",
+                parameters.len(),
+                names.join(", ")
+            );
+            return fault(what, "give it one value a parameter");
+        }
+        Ok(inner)
+    }
+
+    /// A product that another one reads or depends on, itself composed.
+    fn product(
+        &mut self,
+        draft: &Draft,
+        name: &str,
+        at: usize,
+        around: &mut Vec<String>,
+    ) -> Result<Draft, Fault> {
+        let fault = |what: String, hint: &str| Err(draft.fault(at, what, hint));
+        if around.iter().any(|product| product == name) {
             let cycle = around.iter().skip_while(|product| *product != name);
-            let names: Vec<&str> = cycle.map(String::as_str).chain([name.as_str()]).collect();
+            let names: Vec<&str> = cycle.map(String::as_str).chain([name]).collect();
             let what = format!("products read each other in a circle: {}", names.join(" → "));
             return fault(what, "let one of them read the tables itself");
         }
@@ -113,21 +197,7 @@ impl Composer<'_> {
                 format!("the product '{name}' that it reads does not load"),
                 "mend that one first",
             ),
-            Some(Ok(inner)) => {
-                let parameters = &inner.question.parameters;
-                let least = parameters.iter().take_while(|one| one.default.is_none()).count();
-                let given = call.arguments.len();
-                if given < least || parameters.len() < given {
-                    let names: Vec<&str> = parameters.iter().map(|one| one.name.as_str()).collect();
-                    let what = format!(
-                        "'{name}' takes {} arguments, not {given}: {}",
-                        parameters.len(),
-                        names.join(", ")
-                    );
-                    return fault(what, "give it one value a parameter");
-                }
-                Ok(inner.clone())
-            }
+            Some(Ok(inner)) => Ok(inner.clone()),
         }
     }
 }
@@ -177,6 +247,71 @@ fn subquery(draft: &Draft, call: &Call, inner: &Draft, number: usize) -> String 
         "lateral (select kck_product_{number}.* from (select {}) as {arguments} cross join lateral (\n{sql}\n) as kck_product_{number}){name}",
         columns.join(", ")
     )
+}
+
+/// Parameters of a product that it does not have.
+fn strangers(draft: &Draft, depends: &Dependency, inner: &Draft) -> Result<(), Vec<Fault>> {
+    let own = inner.question.parameters.iter().take(inner.parameters());
+    let names: Vec<&str> = own.map(|one| one.name.as_str()).collect();
+    let strange = depends.matches.iter().filter(|one| !names.contains(&one.theirs.as_str()));
+    let fault = |one: &Match| {
+        let what = format!("product '{}' has no parameter '{}'", inner.name, one.theirs);
+        let hint = if names.contains(&one.own.as_str()) {
+            format!(
+                "turn it around: their parameter is left, this product's right: {{ {} = \"{}\" }}",
+                one.own, one.theirs
+            )
+        } else if names.is_empty() {
+            "it has no parameters: leave match out".to_owned()
+        } else {
+            format!("its parameters: {}", names.join(", "))
+        };
+        draft.fault(one.offset, what, hint)
+    };
+    let faults: Vec<Fault> = strange.map(fault).collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// Reads a product that another depends on: its tables where it follows changes. Parameters that nothing is matched
+/// with become hidden ones, of which nothing is said.
+fn product(
+    reads: &mut Reads,
+    depends: &Dependency,
+    inner: &Draft,
+    parameters: &mut Vec<ParameterSpec>,
+) {
+    reads.branch(depends.offset);
+    let typed = |value: String, one: &ParameterSpec| match &one.type_name {
+        Some(name) => format!("{value}::{name}"),
+        None => value,
+    };
+    let mut values = Vec::new();
+    for (at, one) in inner.question.parameters.iter().enumerate() {
+        let matched = depends.matches.iter().find(|matched| matched.theirs == one.name);
+        let name = match matched.filter(|_| at < inner.parameters()) {
+            Some(matched) => matched.own.clone(),
+            None if inner.policy.change => {
+                let name = format!("kck_any_{}", parameters.len());
+                let (default, offset) = (None, depends.offset);
+                let type_name = one.type_name.clone();
+                parameters.push(ParameterSpec { name: name.clone(), type_name, default, offset });
+                name
+            }
+            None => continue,
+        };
+        values.push(typed(format!("(:{name})"), one));
+    }
+    reads.sql.push_str("select null::pg_catalog.json as value");
+    if inner.policy.change {
+        // A comment may end the other's text.
+        let sql = inner.question.sql(|at| values.get(at).cloned().unwrap_or_default());
+        reads.sql.push_str(&format!(" from (\n{sql}\n) as kck_product"));
+    } else if !values.is_empty() {
+        // Whether one can be the other, without reading anything.
+        let one = |value: &String| format!("({value}) is null");
+        let all: Vec<String> = values.iter().map(one).collect();
+        reads.sql.push_str(&format!(" where {}", all.join(" and ")));
+    }
 }
 
 /// What stands for a parameter, and the column that it needs beside it.

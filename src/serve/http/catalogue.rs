@@ -162,11 +162,12 @@ impl ReadyView {
     fn of(product: &Product, faults: &[Fault], ticks: Option<Ticks>) -> Self {
         let policy = &product.draft.policy;
         let specs = product.draft.question.parameters.iter().zip(&product.description.parameters);
-        let parameters = specs.map(|(spec, type_)| ParameterView {
-            name: spec.name.clone(),
-            type_name: type_.name.clone(),
-            default: spec.default.clone(),
-        });
+        let parameters =
+            specs.take(product.draft.parameters()).map(|(spec, type_)| ParameterView {
+                name: spec.name.clone(),
+                type_name: type_.name.clone(),
+                default: spec.default.clone(),
+            });
         Self {
             name: product.name().to_owned(),
             state: "ready",

@@ -1,0 +1,614 @@
+//! Recipe: a product's TOML file → by what its answers are made, and what they depend on.
+//!
+//! What such a product depends on is written as SQL that reads it: tables with what must be equal, and the SQL of
+//! other products in their place. Nobody runs it; Postgres is asked what it means, and so its rules, its types and
+//! whatever moves under it are found as those of any product.
+
+use std::{collections::BTreeMap, ops::Range, path::Path, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Draft, Fault, file, parse,
+    policy::{Header, Reader, SETTINGS_OF_RECIPES},
+};
+use crate::{
+    description::{ParameterSpec, Question},
+    quote,
+};
+
+/// How long a program may take for one answer, where nothing else is said.
+const EXEC_WITHIN: Duration = Duration::from_secs(30);
+/// The same of an address.
+const HTTP_WITHIN: Duration = Duration::from_secs(10);
+/// Nobody waits longer for one answer.
+const WITHIN_MOST: Duration = Duration::from_secs(3600);
+/// Programs of one command at once.
+const WORKERS_MAX: usize = 64;
+/// Words of a command.
+const WORDS_MAX: usize = 256;
+/// Entries of `depends`.
+const DEPENDS_MAX: usize = 64;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// How a product's answers come about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Recipe {
+    /// Its SQL, run by the source.
+    #[default]
+    Sql,
+    /// By somebody else.
+    Outside(Box<Outside>),
+}
+
+/// Who makes the answers of a product, and what they depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    /// Who.
+    pub means: Means,
+    /// Of one answer.
+    pub timeout: Duration,
+    /// In the order of the file.
+    pub depends: Vec<Dependency>,
+    /// So many of the question's last parameters are not the product's own: nothing is said of them.
+    pub hidden: usize,
+}
+
+/// Who makes answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Means {
+    /// A program that is kept running.
+    Exec {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// So many of it at once, at most.
+        workers: usize,
+    },
+    /// An address.
+    Http {
+        /// With `{parameter}` where a value stands.
+        url: String,
+        /// Name → value, or `env:NAME`.
+        headers: Vec<(String, String)>,
+    },
+}
+
+/// What a product says that its answers depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// Which table or product.
+    pub on: On,
+    /// What of it says which answers: in the order of the file.
+    pub matches: Vec<Match>,
+    /// Where the file names it, in bytes.
+    pub offset: usize,
+}
+
+/// A table or a product.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum On {
+    /// As SQL writes its name.
+    Table(String),
+    /// By its name.
+    Product(String),
+}
+
+/// One of its columns or parameters is equal to one of the product's own parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// Of the other.
+    pub theirs: String,
+    /// Of the product itself.
+    pub own: String,
+    /// Where the file says so, in bytes.
+    pub offset: usize,
+}
+
+impl Recipe {
+    /// Whether the source makes its answers.
+    #[must_use]
+    pub fn is_sql(&self) -> bool {
+        matches!(self, Self::Sql)
+    }
+
+    /// What is said of another recipe than SQL.
+    #[must_use]
+    pub fn outside(&self) -> Option<&Outside> {
+        match self {
+            Self::Sql => None,
+            Self::Outside(outside) => Some(outside),
+        }
+    }
+
+    /// `sql`, `exec` or `http`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.outside().map(|outside| &outside.means) {
+            None => "sql",
+            Some(Means::Exec { .. }) => "exec",
+            Some(Means::Http { .. }) => "http",
+        }
+    }
+}
+
+impl Outside {
+    /// The products that it depends on.
+    pub fn products(&self) -> impl Iterator<Item = (&str, &Dependency)> {
+        self.depends.iter().filter_map(|depends| match &depends.on {
+            On::Product(name) => Some((name.as_str(), depends)),
+            On::Table(_) => None,
+        })
+    }
+}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// The settings of a recipe, each with its value, as the file has them.
+type Settings<'a> = BTreeMap<&'a str, (Range<usize>, &'a Value<'a>)>;
+
+/// Settings that are of one kind alone.
+const OF_EXEC: [&str; 2] = ["command", "workers"];
+const OF_HTTP: [&str; 2] = ["url", "headers"];
+const OF_BOTH: [&str; 3] = ["kind", "timeout", "depends"];
+
+/// What a TOML file says of a product. What it asks of the source is of its own tables only; `compose` brings in the
+/// products that it depends on.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn read(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>> {
+    let mut reader = Reader::new(file, &text, &SETTINGS_OF_RECIPES, "a product of this kind");
+    let mut header = Header::default();
+    let parsed = DeTable::parse(&text);
+    let table = match &parsed {
+        Ok(table) => table.get_ref(),
+        Err(error) => {
+            let at = error.span().unwrap_or_default();
+            reader.fault(&at, error.message().replace('\n', ", "), "the file holds TOML");
+            return Err(reader.faults);
+        }
+    };
+    let mut own = Settings::new();
+    for (key, value) in table {
+        let known = OF_BOTH.iter().chain(&OF_EXEC).chain(&OF_HTTP).find(|own| **own == key.get_ref());
+        match known {
+            Some(name) => drop(own.insert(name, (key.span(), value))),
+            None => reader.setting(&mut header, key, value),
+        }
+    }
+    let parameters = header.parameters.take().unwrap_or_default();
+    check_parameters(&mut reader, &parameters);
+    let means = means(&mut reader, &own, &parameters);
+    let longest = match &means {
+        Some(Means::Http { .. }) => HTTP_WITHIN,
+        _ => EXEC_WITHIN,
+    };
+    let timeout = own.get("timeout").and_then(|(at, value)| {
+        let timeout = reader.duration("timeout", value, Duration::from_millis(1))?;
+        if timeout > WITHIN_MOST {
+            reader.fault(at, "timeout is longer than an hour", "a reader waits for it");
+        }
+        Some(timeout)
+    });
+    let depends = own.get("depends").map(|(_, value)| depends(&mut reader, value, &parameters));
+    let said = table.contains_key("refresh");
+    follow(&mut reader, &mut header, depends.as_ref().is_some_and(|all| !all.is_empty()), said);
+    let (Some(means), true) = (means, reader.faults.is_empty()) else { return Err(reader.faults) };
+    file::bound(file, &text, &header.policy.access, &parameters)?;
+    let depends = depends.unwrap_or_default();
+    let timeout = timeout.unwrap_or(longest);
+    let outside = Outside { means, timeout, depends, hidden: 0 };
+    Ok(Draft {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        policy: header.policy,
+        question: nothing_of(parameters),
+        recipe: Recipe::Outside(Box::new(outside)),
+        text,
+        calls: Vec::new(),
+    })
+}
+
+/// A question that reads nothing.
+fn nothing_of(parameters: Vec<ParameterSpec>) -> Question {
+    Question {
+        parameters,
+        pieces: vec![NOTHING.to_owned()],
+        holes: Vec::new(),
+        mentions: Some(crate::description::Mentions::default()),
+        offset: 0,
+        parts: vec![(0, 0)],
+    }
+}
+
+/// An answer may be any JSON.
+const NOTHING: &str = "select null::pg_catalog.json as value";
+
+/// Whether it follows changes: by default where it says what it depends on.
+fn follow(reader: &mut Reader<'_>, header: &mut Header, depends: bool, said: bool) {
+    let policy = &mut header.policy;
+    if !said {
+        policy.change = depends;
+        if !depends && policy.expire.is_none() {
+            let hint = "say what it depends on (depends), how long an answer is good (expire), or when it is computed again (refresh); refresh = [] computes it on demand only";
+            reader.fault(&(0..0), "nothing says when its answers move", hint);
+        }
+    } else if policy.change && !depends {
+        let hint = "say what it depends on, or leave \"change\" out of refresh";
+        reader.fault(&(0..0), "it follows changes of nothing: depends is missing", hint);
+    }
+}
+
+fn check_parameters(reader: &mut Reader<'_>, parameters: &[ParameterSpec]) {
+    for spec in parameters {
+        let at = spec.offset..spec.offset;
+        if let Err((what, hint)) = parse::check_parameter_name(&spec.name) {
+            reader.fault(&at, what, hint);
+        }
+        if spec.type_name.is_none() {
+            let hint = format!("say it: {} = \"text\"", spec.name);
+            reader.fault(&at, format!("parameter '{}' has no type", spec.name), hint);
+        }
+    }
+    let (file, text) = (reader.file, reader.text);
+    reader.faults.extend(file::gaps(file, text, parameters));
+    if parameters.len() > parse::PARAMETERS_MAX {
+        let hint = format!("there may be at most {}", parse::PARAMETERS_MAX);
+        reader.fault(&(0..0), "there are too many parameters", hint);
+    }
+}
+
+/// Who makes its answers; `None` where that is not said rightly.
+fn means(
+    reader: &mut Reader<'_>,
+    own: &Settings<'_>,
+    parameters: &[ParameterSpec],
+) -> Option<Means> {
+    let hint = "kind = \"exec\" runs a program, kind = \"http\" asks an address";
+    let Some((_, kind)) = own.get("kind") else {
+        reader.fault(&(0..0), "kind is missing", hint);
+        return None;
+    };
+    let kind = reader.string("kind", kind)?;
+    let (own_settings, strange, other) = match kind {
+        "exec" => (OF_EXEC, OF_HTTP, "http"),
+        "http" => (OF_HTTP, OF_EXEC, "exec"),
+        _ => {
+            let (at, _) = own.get("kind")?;
+            reader.fault(at, format!("there is no kind '{kind}'"), hint);
+            return None;
+        }
+    };
+    for name in strange {
+        if let Some((at, _)) = own.get(name) {
+            let what = format!("{name} is a setting of kind {other}");
+            reader.fault(at, what, format!("kind {kind} has {}", own_settings.join(" and ")));
+        }
+    }
+    if kind == "exec" { exec(reader, own) } else { http(reader, own, parameters) }
+}
+
+fn exec(reader: &mut Reader<'_>, own: &Settings<'_>) -> Option<Means> {
+    let wanted = "an array of the program and its arguments: [\"python3\", \"-m\", \"worker\"]";
+    let Some((at, value)) = own.get("command") else {
+        reader.fault(&(0..0), "command is missing", format!("it takes {wanted}"));
+        return None;
+    };
+    let Some(words) = value.get_ref().as_array() else {
+        let hint = format!("it takes {wanted}; no shell reads it");
+        reader.fault(&value.span(), "command is no array", hint);
+        return None;
+    };
+    let command: Vec<String> = words
+        .iter()
+        .filter_map(|word| reader.string("a word of command", word).map(str::to_owned))
+        .collect();
+    let sound = command.first().is_some_and(|program| !program.is_empty())
+        && command.len() <= WORDS_MAX
+        && !command.iter().any(|word| word.contains('\0'));
+    if !sound {
+        reader.fault(at, "command is no command", format!("it takes {wanted}"));
+    }
+    let workers = own.get("workers").map_or(1, |(at, value)| {
+        let number = value.get_ref().as_integer();
+        let number = number.and_then(|one| usize::from_str_radix(one.as_str(), one.radix()).ok());
+        let number = number.filter(|number| (1..=WORKERS_MAX).contains(number));
+        if number.is_none() {
+            let hint = format!("it takes a number from 1 to {WORKERS_MAX}");
+            reader.fault(at, "workers is no number of programs", hint);
+        }
+        number.unwrap_or(1)
+    });
+    Some(Means::Exec { command, workers })
+}
+
+fn http(
+    reader: &mut Reader<'_>,
+    own: &Settings<'_>,
+    parameters: &[ParameterSpec],
+) -> Option<Means> {
+    let Some((_, value)) = own.get("url") else {
+        let hint = "it takes an address like \"https://api.example.com/rates/{base}\"";
+        reader.fault(&(0..0), "url is missing", hint);
+        return None;
+    };
+    let url = reader.string("url", value)?.to_owned();
+    let names: Vec<&str> = parameters.iter().map(|spec| spec.name.as_str()).collect();
+    match url_pieces(&url) {
+        Err(fact) => {
+            let hint = "write https://HOST/PATH, with {parameter} behind the host";
+            reader.fault(&value.span(), format!("url cannot be asked: {fact}"), hint);
+        }
+        Ok(pieces) => {
+            let holes: Vec<&str> = pieces.iter().filter_map(|(_, hole)| *hole).collect();
+            for hole in holes.iter().filter(|hole| !names.contains(hole)) {
+                let hint = match names.as_slice() {
+                    [] => "name it in params".to_owned(),
+                    names => format!("its parameters: {}", names.join(", ")),
+                };
+                let what = format!("there is no parameter '{hole}' for url");
+                reader.fault(&value.span(), what, hint);
+            }
+            for spec in parameters.iter().filter(|spec| !holes.contains(&spec.name.as_str())) {
+                let hint = format!("write {{{}}} where it belongs in url", spec.name);
+                let at = spec.offset..spec.offset;
+                reader.fault(&at, format!("url does not use parameter '{}'", spec.name), hint);
+            }
+        }
+    }
+    let headers = own.get("headers").map(|(_, value)| headers(reader, value)).unwrap_or_default();
+    Some(Means::Http { url, headers })
+}
+
+/// Headers that the client itself writes.
+const OWN_HEADERS: [&str; 7] =
+    ["host", "content-length", "transfer-encoding", "connection", "if-none-match", "upgrade", "te"];
+
+fn headers(reader: &mut Reader<'_>, value: &Value<'_>) -> Vec<(String, String)> {
+    let Some(table) = value.get_ref().as_table() else {
+        reader.wrong("headers", value, "a table like { authorization = \"env:RATES_TOKEN\" }");
+        return Vec::new();
+    };
+    let mut headers = Vec::new();
+    for (key, value) in table {
+        let Some(text) = reader.string("a header", value) else { continue };
+        let name = key.get_ref().to_ascii_lowercase();
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(token) {
+            reader.fault(&key.span(), format!("'{name}' is no header's name"), "rename it");
+        } else if OWN_HEADERS.contains(&name.as_str()) {
+            reader.fault(&key.span(), format!("kck writes {name} itself"), "leave it out");
+        } else if !text.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b)) {
+            let hint = "it takes letters, digits and signs of ASCII, or env:NAME";
+            reader.fault(&value.span(), format!("the value of {name} is no header"), hint);
+        }
+        headers.push((name, text.to_owned()));
+    }
+    if headers.len() > HEADERS_MAX {
+        let hint = format!("there may be at most {HEADERS_MAX}");
+        reader.fault(&value.span(), "there are too many headers", hint);
+    }
+    headers
+}
+
+/// Text, and the name of the parameter behind it.
+pub type UrlPieces<'a> = Vec<(&'a str, Option<&'a str>)>;
+
+/// An address cut at its holes. The last piece has none.
+///
+/// # Errors
+/// Why it is no address.
+pub fn url_pieces(url: &str) -> Result<UrlPieces<'_>, &'static str> {
+    let (scheme, behind) = url.split_once("://").ok_or("it does not begin with https://")?;
+    if !matches!(scheme, "http" | "https") {
+        return Err("it does not begin with https:// or http://");
+    }
+    let path = behind.find(['/', '?', '#']).unwrap_or(behind.len());
+    if behind.get(..path).is_none_or(|host| host.contains(['{', '}'])) {
+        return Err("a parameter in its host would say where kck connects to");
+    }
+    if behind.contains('#') {
+        return Err("it has a #, which no server sees");
+    }
+    if !url.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("it has characters that must be percent-encoded");
+    }
+    let (mut pieces, mut rest) = (Vec::new(), url);
+    while let Some((text, behind)) = rest.split_once('{') {
+        let (hole, behind) = behind.split_once('}').ok_or("a { is not closed")?;
+        if text.contains('}') || hole.is_empty() {
+            return Err("a } closes nothing");
+        }
+        pieces.push((text, Some(hole)));
+        rest = behind;
+    }
+    if rest.contains('}') {
+        return Err("a } closes nothing");
+    }
+    pieces.push((rest, None));
+    Ok(pieces)
+}
+
+fn depends(
+    reader: &mut Reader<'_>,
+    value: &Value<'_>,
+    parameters: &[ParameterSpec],
+) -> Vec<Dependency> {
+    const WANTED: &str =
+        "an array like [{ table = \"sales\", match = { city = \"city\" } }, { product = \"orders_of\" }]";
+    let Some(entries) = value.get_ref().as_array() else {
+        reader.wrong("depends", value, WANTED);
+        return Vec::new();
+    };
+    if entries.len() > DEPENDS_MAX {
+        let hint = format!("there may be at most {DEPENDS_MAX}");
+        reader.fault(&value.span(), "depends has too many entries", hint);
+    }
+    entries.iter().filter_map(|entry| dependency(reader, entry, parameters)).collect()
+}
+
+fn dependency(
+    reader: &mut Reader<'_>,
+    entry: &Value<'_>,
+    parameters: &[ParameterSpec],
+) -> Option<Dependency> {
+    let hint = "an entry has `table` or `product`, and `match`";
+    let Some(table) = entry.get_ref().as_table() else {
+        reader.fault(&entry.span(), "an entry of depends is no table", hint);
+        return None;
+    };
+    let (mut on, mut matched) = (Vec::new(), None);
+    for (key, value) in table {
+        match key.get_ref().as_ref() {
+            "table" => {
+                let said = reader.string("table", value)?;
+                match table_name(said) {
+                    Some(name) => on.push((On::Table(name), value.span().start)),
+                    None => {
+                        let hint = "write its name as SQL does: \"sales\", \"shop.sales\"";
+                        reader.fault(&value.span(), format!("'{said}' names no table"), hint);
+                        return None;
+                    }
+                }
+            }
+            "product" => {
+                let said = reader.string("product", value)?.to_owned();
+                on.push((On::Product(said), value.span().start));
+            }
+            "match" => matched = Some(value),
+            other => {
+                reader.fault(&key.span(), format!("unknown setting '{other}' of depends"), hint);
+            }
+        }
+    }
+    if on.len() != 1 {
+        reader.fault(&entry.span(), "it is of one table or of one product", hint);
+    }
+    let (on, offset) = on.pop()?;
+    let matches = matched.map(|value| matches(reader, value, &on, parameters)).unwrap_or_default();
+    Some(Dependency { on, matches, offset })
+}
+
+fn matches(
+    reader: &mut Reader<'_>,
+    value: &Value<'_>,
+    on: &On,
+    parameters: &[ParameterSpec],
+) -> Vec<Match> {
+    let theirs = match on {
+        On::Table(_) => "column",
+        On::Product(_) => "parameter",
+    };
+    let Some(table) = value.get_ref().as_table() else {
+        let wanted = format!("a table of their {theirs} and this product's parameter");
+        reader.wrong("match", value, &wanted);
+        return Vec::new();
+    };
+    let known = |name: &str| parameters.iter().any(|spec| spec.name == name);
+    let mut matches = Vec::new();
+    for (key, value) in table {
+        let Some(own) = reader.string("a parameter of match", value) else { continue };
+        let left = key.get_ref().as_ref();
+        if !known(own) {
+            let names: Vec<&str> = parameters.iter().map(|spec| spec.name.as_str()).collect();
+            let hint = if known(left) {
+                format!("turn it around: their {theirs} is left, this product's parameter right: {{ {own} = \"{left}\" }}")
+            } else if names.is_empty() {
+                "it has no parameters: leave match out".to_owned()
+            } else {
+                format!("its parameters: {}", names.join(", "))
+            };
+            reader.fault(&value.span(), format!("this product has no parameter '{own}'"), hint);
+        }
+        let (theirs, own, offset) = (left.to_owned(), own.to_owned(), key.span().start);
+        matches.push(Match { theirs, own, offset });
+    }
+    // The table is sorted by name; faults are told in the order of the text.
+    matches.sort_by_key(|one| one.offset);
+    matches
+}
+
+/// A table's name as a person writes it → quoted: `Shop."Sales"` is `"shop"."Sales"`.
+fn table_name(said: &str) -> Option<String> {
+    let (mut parts, mut rest) = (Vec::new(), said);
+    loop {
+        let part;
+        (part, rest) = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let end = quoted.find('"')?;
+                (quoted.get(..end)?.to_owned(), quoted.get(end + 1..)?)
+            }
+            None => {
+                let end = rest.find('.').unwrap_or(rest.len());
+                let (name, rest) = rest.split_at_checked(end)?;
+                let plain = |c: char| c == '_' || c == '$' || c.is_alphanumeric();
+                let begins = |c: char| c == '_' || c.is_alphabetic();
+                if !name.starts_with(begins) || !name.chars().all(plain) {
+                    return None;
+                }
+                (name.to_lowercase(), rest)
+            }
+        };
+        if part.is_empty() {
+            return None;
+        }
+        parts.push(quote::name(&part));
+        match rest.strip_prefix('.') {
+            Some(behind) => rest = behind,
+            None if rest.is_empty() && parts.len() <= 2 => return Some(parts.join(".")),
+            None => return None,
+        }
+    }
+}
+
+/// SQL that reads what a product depends on, while it is written.
+pub(super) struct Reads {
+    pub(super) sql: String,
+    /// See [`Question::parts`].
+    pub(super) parts: Vec<(usize, usize)>,
+}
+
+impl Reads {
+    pub(super) fn new() -> Self {
+        Self { sql: String::new(), parts: Vec::new() }
+    }
+
+    /// From here on it comes from that offset of the file.
+    pub(super) fn part(&mut self, offset: usize) {
+        self.parts.push((self.sql.len(), offset));
+    }
+
+    /// The next branch.
+    pub(super) fn branch(&mut self, offset: usize) {
+        self.part(offset);
+        if !self.sql.is_empty() {
+            self.sql.push_str("\nunion all\n");
+        }
+    }
+
+    /// Whole rows of a table: whichever column changes may count.
+    pub(super) fn table(&mut self, name: &str, depends: &Dependency) {
+        self.branch(depends.offset);
+        self.sql.push_str(&format!(
+            "select case when ({name}.*) is null then null::pg_catalog.json end as value from {name}"
+        ));
+        for (number, one) in depends.matches.iter().enumerate() {
+            self.sql.push_str(if number == 0 { " where " } else { " and " });
+            self.part(one.offset);
+            self.sql.push_str(&format!("{name}.{} = :{}", quote::name(&one.theirs), one.own));
+        }
+    }
+
+    /// What is there where nothing was read.
+    pub(super) fn finish(mut self) -> Self {
+        if self.sql.is_empty() {
+            self.part(0);
+            self.sql.push_str(NOTHING);
+        }
+        self
+    }
+}
