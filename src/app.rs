@@ -1,7 +1,11 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::Arc,
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +25,7 @@ use crate::{
     product::files::{Drafts, Files},
     progress::Progress,
     rebuild::{Rebuilt, rebuild},
-    recompute::{self, Handle, timer::Timer},
+    recompute::{self, Handle, exec, outside::Recipes, timer::Timer},
     reload::Reload,
     roster::Roster,
     serve::{
@@ -283,12 +287,11 @@ fn spawn(
     let Config { refresh_connections, statement_timeout, .. } = parts.config;
     let pool =
         postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
-    let recipe = Arc::new(recompute::sql::Sql { pool });
-    tasks.spawn(succeeding(recompute::worker::run(
-        parts.recompute.clone(),
-        recipe,
-        shutdown.clone(),
-    )));
+    let sql: Arc<dyn recompute::Run> = Arc::new(recompute::sql::Sql { pool });
+    let recipes = Arc::new(recipes(&parts, Arc::clone(&sql), address));
+    let (handle, stop) = (parts.recompute.clone(), shutdown.clone());
+    tasks.spawn(succeeding(recompute::worker::run(handle.clone(), sql, stop.clone())));
+    tasks.spawn(succeeding(recompute::lane::run(handle, recipes, stop)));
     tasks.spawn(until(shutdown.clone(), succeeding(timer.run())));
     let definitions = Definitions {
         source: Housekeeping::new(Arc::clone(&parts.source)),
@@ -311,6 +314,29 @@ fn spawn(
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
     tasks.spawn(follow::run(parts, first, shutdown.clone()));
     App { address, context, shutdown, tasks }
+}
+
+/// Every way in which answers are made.
+fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> Recipes {
+    let config = &parts.config;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let mut server = address;
+    if server.ip().is_unspecified() {
+        // Who listens everywhere is found here.
+        server.set_ip(match server {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let settings = exec::Settings {
+        guard: config.guard.clone(),
+        // Here, where nothing else is said.
+        directory: Path::new(".").join(&config.directory),
+        server: format!("{scheme}://{server}"),
+        hidden: config.own_variables.clone(),
+        answer_bytes: config.answer_bytes,
+    };
+    Recipes { sql, programs: exec::Programs::new(settings), progress: parts.progress.subscribe() }
 }
 
 fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {

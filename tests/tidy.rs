@@ -162,8 +162,9 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("flate2", &["serve/pack"]),
     ("crc32fast", &["serve/pack"]),
     ("socket2", &["serve/http"]),
-    ("toml", &["config", "product/policy"]),
+    ("toml", &["config", "product/policy", "product/recipe"]),
     ("clap", &["cli"]),
+    ("rustix", &["cli/guard", "recompute/exec"]),
     ("tracing_subscriber", &["cli"]),
 ];
 

@@ -73,6 +73,10 @@ pub(super) struct Shared {
     budget: Mutex<Budget>,
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
+    /// The same for those that are not in SQL.
+    pub(super) asked_outside: Notify,
+    /// Products that are not in SQL and gave no answer of late, and why; locked to look.
+    troubles: Mutex<BTreeMap<String, String>>,
     /// A key is to be computed again before whoever keeps the time looks.
     pub(super) sooner: Notify,
     /// When products were due and will be; locked to look, or to say it anew.
@@ -133,6 +137,8 @@ impl Handle {
             queue: Mutex::new(Queue::new(config.queued_keys, config.strategy)),
             budget: Mutex::new(Budget::new(config.database_share)),
             asked: Notify::new(),
+            asked_outside: Notify::new(),
+            troubles: Mutex::default(),
             sooner: Notify::new(),
             ticks: Mutex::default(),
             wanted: latest::Sender::new(0),
@@ -222,9 +228,16 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Arc<Fresh>, Error> {
         let (waiter, answer) = oneshot::channel();
-        let asked = self.queue().ask(key, want, waiter, Instant::now());
-        asked.map_err(|_| Error::Overloaded)?;
-        self.shared.asked.notify_one();
+        let outside = self.is_outside(key.product());
+        {
+            let mut queue = self.queue();
+            if outside && queue.waiting_of(key.product()) >= self.shared.config.queued_outside() {
+                return Err(Error::Overloaded);
+            }
+            let asked = queue.ask(key, want, waiter, Instant::now());
+            asked.map_err(|_| Error::Overloaded)?;
+        }
+        self.ask_workers();
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Stopping),
@@ -264,11 +277,55 @@ impl Handle {
     /// Queues a stale key for its turn; whether the queue took it.
     pub(super) fn queue_refresh(&self, key: &Key, not_before: Option<Instant>) -> bool {
         let stale = self.stale(key, not_before);
-        let taken = self.queue().refresh(key, stale).is_ok();
+        let outside = self.is_outside(key.product());
+        let taken = {
+            let mut queue = self.queue();
+            let room = self.shared.config.queued_outside();
+            (!outside || queue.waiting_of(key.product()) < room)
+                && queue.refresh(key, stale).is_ok()
+        };
         if taken {
-            self.shared.asked.notify_one();
+            self.ask_workers();
         }
         taken
+    }
+
+    /// Something is queued: whoever computes it looks.
+    pub(super) fn ask_workers(&self) {
+        self.shared.asked.notify_one();
+        self.shared.asked_outside.notify_one();
+    }
+
+    /// Whether a product's answers are made by others than the source.
+    pub(super) fn is_outside(&self, product: &str) -> bool {
+        let catalog = self.shared.catalog.borrow();
+        match catalog.products.get(product) {
+            Some(Slot::Ready { product, .. }) => !product.draft.recipe.is_sql(),
+            _ => false,
+        }
+    }
+
+    /// Why a product that is not in SQL gave no answer when it was last asked.
+    #[must_use]
+    pub fn trouble_of(&self, product: &str) -> Option<String> {
+        let troubles = self.shared.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.get(product).cloned()
+    }
+
+    /// A product that is not in SQL gave an answer, or why it gave none.
+    pub(super) fn trouble(&self, product: &str, why: Option<&str>) {
+        let told = {
+            let mut troubles = self.shared.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            match why {
+                Some(why) => drop(troubles.insert(product.to_owned(), why.to_owned())),
+                // All of SQL come here and have never been in it.
+                None if troubles.remove(product).is_none() => return,
+                None => {}
+            }
+            let names: Vec<&str> = troubles.keys().map(String::as_str).collect();
+            (!names.is_empty()).then(|| format!("no answer of late: {}", names.join(", ")))
+        };
+        self.shared.observer.part("recipe", told);
     }
 
     /// Somebody waits for the certificate to grow.

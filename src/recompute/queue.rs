@@ -120,6 +120,8 @@ pub struct Queue<W> {
     /// The same keys, so that each is there once.
     later: HashMap<Key, Stale>,
     strategy: Order,
+    /// How many keys of each product wait.
+    crowds: HashMap<Arc<str>, usize>,
     /// Requests of all that wait.
     requests: u64,
     turn: u64,
@@ -137,6 +139,7 @@ impl<W> Queue<W> {
             delayed: BTreeSet::new(),
             later: HashMap::new(),
             strategy,
+            crowds: HashMap::new(),
             requests: 0,
             turn: 0,
             limit,
@@ -147,6 +150,18 @@ impl<W> Queue<W> {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How many keys of a product wait.
+    #[must_use]
+    pub fn waiting_of(&self, product: &str) -> usize {
+        self.crowds.get(product).copied().unwrap_or(0)
+    }
+
+    /// Whether a key waits to be computed, or is being computed.
+    #[must_use]
+    pub fn is_pending(&self, key: &Key) -> bool {
+        self.waiting.contains_key(key) || self.running.contains_key(key)
     }
 
     /// How many keys are being computed.
@@ -241,6 +256,9 @@ impl<W> Queue<W> {
         job.waiters.extend(waiter);
         job.requests = asked;
         let (is_new, since) = (asked == 1, job.since);
+        if is_new {
+            *self.crowds.entry(key.product().into()).or_default() += 1;
+        }
         if !(is_new || job.line < line) {
             return;
         }
@@ -266,6 +284,14 @@ impl<W> Queue<W> {
 
     /// The products that have keys to compute, in the order in which they should be tried.
     pub fn candidates(&mut self, now: Instant) -> Vec<Candidate> {
+        self.turn += 1;
+        let rest_first = self.turn.is_multiple_of(TURNS);
+        self.candidates_in(now, rest_first)
+    }
+
+    /// The same for whoever counts turns by itself: those before for which nobody waits, or those for which somebody
+    /// does.
+    pub fn candidates_in(&mut self, now: Instant, rest_first: bool) -> Vec<Candidate> {
         self.let_in(now);
         self.clean();
         let (mut urgent, mut rest) = (Vec::new(), Vec::new());
@@ -288,12 +314,7 @@ impl<W> Queue<W> {
         rest.retain(|(_, candidate)| seen.insert(Arc::clone(&candidate.product)));
         let urgent = urgent.into_iter().map(|(_, candidate)| candidate);
         let rest = rest.into_iter().map(|(_, candidate)| candidate);
-        self.turn += 1;
-        if self.turn.is_multiple_of(TURNS) {
-            rest.chain(urgent).collect()
-        } else {
-            urgent.chain(rest).collect()
-        }
+        if rest_first { rest.chain(urgent).collect() } else { urgent.chain(rest).collect() }
     }
 
     /// What the first of a line is worth now.
@@ -373,6 +394,14 @@ impl<W> Queue<W> {
     fn run(&mut self, key: &Key) {
         self.later.remove(key);
         let job = self.waiting.remove(key);
+        if job.is_some()
+            && let Some(crowd) = self.crowds.get_mut(key.product())
+        {
+            *crowd -= 1;
+            if *crowd == 0 {
+                self.crowds.remove(key.product());
+            }
+        }
         self.requests -= job.as_ref().map_or(0, |job| u64::from(job.requests));
         let waiters = job.map(|job| job.waiters).unwrap_or_default();
         self.running.insert(key.clone(), Running { as_of: Position::default(), waiters });

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    change::{Lsn, Snapshot, SourceTime},
+    change::{Lsn, Position, Snapshot, SourceTime},
     key::Key,
     postgres,
     product::{Product, ResultKind},
@@ -110,7 +110,12 @@ pub struct Sql {
 
 #[async_trait]
 impl Run for Sql {
-    async fn run(&self, product: &Product, keys: &[Key]) -> Result<Ran, RunError> {
+    async fn run(
+        &self,
+        product: &Product,
+        keys: &[Key],
+        _as_of: Position,
+    ) -> Result<Ran, RunError> {
         let rows = self
             .pool
             .run(&statement(product), &arguments(product.parameters.len(), keys))

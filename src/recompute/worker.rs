@@ -85,7 +85,8 @@ pub async fn run(handle: Handle, recipe: Arc<dyn Run>, shutdown: CancellationTok
     workers.join_all().await;
 }
 
-struct Worker {
+/// Computes batches.
+pub(super) struct Worker {
     handle: Handle,
     recipe: Arc<dyn Run>,
     costs: Arc<Costs>,
@@ -99,6 +100,11 @@ struct Begun {
 }
 
 impl Worker {
+    /// One that is given its batches.
+    pub(super) fn new(handle: Handle, recipe: Arc<dyn Run>) -> Self {
+        Self { handle, recipe, costs: Arc::default() }
+    }
+
     async fn run(self, shutdown: CancellationToken) {
         loop {
             let asked = self.handle.shared.asked.notified();
@@ -134,6 +140,10 @@ impl Worker {
         let mut queue = self.handle.queue();
         let mut wait = queue.due();
         for candidate in queue.candidates(now) {
+            // Those have a lane of their own.
+            if self.handle.is_outside(&candidate.product) {
+                continue;
+            }
             let (most, estimate) = self.costs.batch(&candidate.product, &self.handle);
             let mut budget = self.handle.budget();
             match budget.may(&candidate.product, candidate.urgent, estimate, now) {
@@ -158,7 +168,7 @@ impl Worker {
 
     /// Computes these keys of one product and answers who waits. How long the source was at work comes back: what was
     /// lost on the way to it was not its time.
-    async fn batch(&self, keys: Vec<Key>) -> Duration {
+    pub(super) async fn batch(&self, keys: Vec<Key>) -> Duration {
         let mut spent = Duration::ZERO;
         let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return spent };
         let slot = self.handle.shared.catalog.borrow().products.get(&name).cloned();
@@ -202,6 +212,10 @@ impl Worker {
                 RunError::Unsound(fact) => {
                     ((*fact).to_owned(), Error::ProductBroken { sqlstate: "XX000".to_owned() })
                 }
+                RunError::Outside { fact, why } => {
+                    self.handle.trouble(key.product(), Some(why));
+                    (why.clone(), Error::NoAnswer { fact })
+                }
             };
             self.handle.shared.observer.note(Event::ComputeFailed { key: key.clone(), code });
             self.answer(key, Err(answer));
@@ -230,9 +244,11 @@ impl Worker {
         };
         self.handle.queue().begin(keys, as_of);
         let started = Instant::now();
-        let (ran, recorded) = tokio::join!(self.recipe.run(product, keys), self.record(&tracks));
+        let (ran, recorded) = 
+            tokio::join!(self.recipe.run(product, keys, as_of), self.record(&tracks));
         let took = started.elapsed();
         let ran = ran?;
+        self.handle.trouble(product.name(), None);
         *spent += ran.spent;
         self.costs.learn(product.name(), keys.len(), ran.spent);
         self.handle.shared.observer.note(Event::Computed { keys: keys.len() as u64, took });
@@ -375,7 +391,7 @@ impl Worker {
         if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
             self.handle.queue_stale(key);
         }
-        self.handle.shared.asked.notify_one();
+        self.handle.ask_workers();
     }
 
     async fn put(&self, key: &Key, fresh: &Fresh) {

@@ -52,7 +52,9 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     let products = catalog.products.iter().map(|(name, slot)| match slot {
         Slot::Ready { product, faults } => {
             let ticks = context.recompute.ticks(name);
-            ProductView::Ready(Box::new(ReadyView::of(product, faults, ticks)))
+            let view = ReadyView::of(product, faults, ticks);
+            let trouble = context.recompute.trouble_of(name);
+            ProductView::Ready(Box::new(ReadyView { trouble, ..view }))
         }
         Slot::Broken { faults, .. } => ProductView::Broken {
             name: name.clone(),
@@ -120,9 +122,12 @@ enum ProductView {
 struct ReadyView {
     name: String,
     state: &'static str,
+    /// By what its answers are made: `sql`, `exec`, `http`.
+    kind: &'static str,
     description: Option<String>,
     parameters: Vec<ParameterView>,
-    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
     refresh: Vec<String>,
     /// When its schedule struck last, and will strike next.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,6 +137,9 @@ struct ReadyView {
     expire: Option<String>,
     stale: &'static str,
     eager: &'static str,
+    /// Why it gave no answer when it was last asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
     /// What is wrong with its file as it is now: it runs as the file was before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<FaultView>,
@@ -171,14 +179,15 @@ impl ReadyView {
         Self {
             name: product.name().to_owned(),
             state: "ready",
+            kind: product.draft.recipe.kind(),
             description: policy.description.clone(),
             parameters: parameters.collect(),
-            result: match policy.result {
+            result: product.draft.recipe.is_sql().then_some(match policy.result {
                 ResultKind::Rows => "rows",
                 ResultKind::Arrays => "arrays",
                 ResultKind::Row => "row",
                 ResultKind::Value => "value",
-            },
+            }),
             refresh: policy.refreshes(),
             schedule: ticks.map(ScheduleView::from),
             warm: policy.warm.as_ref().map(ToString::to_string),
@@ -192,6 +201,7 @@ impl ReadyView {
                 Eager::Always => "always",
                 Eager::Never => "never",
             },
+            trouble: None,
             faults: faults.iter().map(FaultView::of).collect(),
         }
     }

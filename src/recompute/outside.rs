@@ -1,0 +1,136 @@
+//! Outside: a product → who makes its answers: the source, a program, an address.
+//!
+//! What programs and addresses say carries no snapshot, and no position of the source's own but the newest that a
+//! barrier saw.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch as latest};
+
+use crate::{
+    change::{Position, SourceTime},
+    key::Key,
+    product::{Catalog, Means, Outside, Product},
+    progress::Progress,
+};
+
+use super::{
+    Ran, Run, RunError,
+    exec::{
+        self, Programs,
+        pool::Permit as ProgramPermit,
+        protocol::{Ask, Of},
+    },
+};
+
+/// Every recipe.
+pub struct Recipes {
+    /// The source's own.
+    pub sql: Arc<dyn Run>,
+    /// Programs.
+    pub programs: Programs,
+    /// For the source's clock.
+    pub progress: latest::Receiver<Progress>,
+}
+
+/// A place for one key; it is free again when this is dropped.
+pub enum Permit {
+    /// At a program.
+    Program(ProgramPermit),
+}
+
+impl Recipes {
+    /// A place for one key of this product, where there is one now.
+    ///
+    /// # Errors
+    /// When to ask again; `None`: when some place is free again.
+    pub fn room(&self, product: &Product, urgent: bool) -> Result<Permit, Option<Instant>> {
+        match product.draft.recipe.outside().map(|outside| &outside.means) {
+            Some(Means::Exec { command, workers }) => {
+                self.programs.room(command, *workers, urgent).map(Permit::Program)
+            }
+            Some(Means::Http { .. }) | None => Err(None),
+        }
+    }
+
+    /// Told when some place is free again.
+    #[must_use]
+    pub fn freed(&self) -> &Notify {
+        &self.programs.freed
+    }
+
+    /// What no product needs any more ends.
+    pub fn follow(&self, catalog: &Catalog) {
+        let products = catalog.products.values().filter_map(|slot| slot.product());
+        let outside = products.filter_map(|product| product.draft.recipe.outside());
+        let commands = outside.filter_map(|outside| match &outside.means {
+            Means::Exec { command, workers } => Some((command.as_slice(), *workers)),
+            Means::Http { .. } => None,
+        });
+        self.programs.keep(&exec::used(commands));
+    }
+
+    /// Ends what runs.
+    pub async fn close(&self) {
+        self.programs.close().await;
+    }
+
+    async fn one(
+        &self,
+        product: &Product,
+        outside: &Outside,
+        key: &Key,
+        as_of: Position,
+    ) -> Result<Bytes, RunError> {
+        let names = product.parameters.iter().map(|parameter| parameter.name.clone());
+        let params: BTreeMap<String, String> = names.zip(key.values()).collect();
+        match &outside.means {
+            Means::Exec { command, workers } => {
+                let ask = Ask { of: Of::Product(product.name().to_owned()), params, as_of };
+                let command = (command.as_slice(), *workers);
+                let asked = self.programs.ask(command, &ask, outside.timeout).await;
+                asked.map_err(|fault| RunError::Outside {
+                    fact: fault.fact(),
+                    why: fault.to_string(),
+                })
+            }
+            Means::Http { .. } => {
+                Err(RunError::Outside { fact: "it is not there", why: "it is not there".to_owned() })
+            }
+        }
+    }
+
+    /// The source's clock now: no answer is dated by another. Before the first barrier nobody knows it.
+    async fn clock(&self) -> Result<SourceTime, RunError> {
+        let mut progress = self.progress.clone();
+        let known = progress.wait_for(|progress| progress.clock.is_some()).await;
+        let now = known.ok().and_then(|progress| progress.source_now(Instant::now()));
+        now.ok_or_else(|| RunError::Unavailable("the source's clock is not known yet".to_owned()))
+    }
+}
+
+#[async_trait]
+impl Run for Recipes {
+    async fn run(
+        &self,
+        product: &Product,
+        keys: &[Key],
+        as_of: Position,
+    ) -> Result<Ran, RunError> {
+        let Some(outside) = product.draft.recipe.outside() else {
+            return self.sql.run(product, keys, as_of).await;
+        };
+        let clock = tokio::time::timeout(outside.timeout, self.clock()).await;
+        let time = clock.map_err(|_| {
+            RunError::Unavailable("the source's clock is not known yet".to_owned())
+        })??;
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            values.push(self.one(product, outside, key, as_of).await?);
+        }
+        let insert = self.progress.borrow().insert;
+        Ok(Ran { values, insert, time, ..Ran::default() })
+    }
+}
