@@ -5,27 +5,35 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::SourceTime,
     config::Config,
     definitions::Definitions,
+    depend::{Links, Need},
     follow::{self, First},
     health,
     inbox::Inbox,
     observe::Observer,
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::files::{Drafts, Files},
+    product::{
+        Catalog,
+        files::{Drafts, Files},
+    },
     progress::Progress,
     rebuild::{Rebuilt, rebuild},
-    recompute::{self, Handle, exec, outside::Recipes, timer::Timer},
+    recompute::{self, Handle, exec, http::Addresses, linked, outside::Recipes, timer::Timer},
     reload::Reload,
     roster::Roster,
     serve::{
@@ -139,7 +147,8 @@ impl App {
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
         let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
         let ticks = std::mem::take(&mut rebuilt.ticks);
-        let parts = assemble(config, source, replication, rebuilt, observer);
+        let mut parts = assemble(config, source, replication, rebuilt, observer);
+        parts.environment = environment.to_vec();
         let door = Door { listener, http, gate, login };
         let timer = timer(&parts, ticks);
         Ok(spawn((parts, timer), door, address, (first, files)))
@@ -247,6 +256,7 @@ fn assemble(
         index,
         health,
         observer,
+        environment: Vec::new(),
         roster: Arc::new(Roster::new(members)),
     }
 }
@@ -288,6 +298,7 @@ fn spawn(
     let pool =
         postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
     let sql: Arc<dyn recompute::Run> = Arc::new(recompute::sql::Sql { pool });
+    link(&parts);
     let recipes = Arc::new(recipes(&parts, Arc::clone(&sql), address));
     let (handle, stop) = (parts.recompute.clone(), shutdown.clone());
     tasks.spawn(succeeding(recompute::worker::run(handle.clone(), sql, stop.clone())));
@@ -316,6 +327,39 @@ fn spawn(
     App { address, context, shutdown, tasks }
 }
 
+/// Which keys depend on which, as the catalogue says it at any time.
+fn link(parts: &Parts) {
+    type Known = Option<(Arc<Catalog>, Arc<Links>)>;
+    let (catalog, known) = (parts.catalog.subscribe(), Mutex::new(Known::None));
+    let links = Arc::new(move || {
+        let catalog = Arc::clone(&catalog.borrow());
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, links)) if Arc::ptr_eq(of, &catalog) => Arc::clone(links),
+            _ => {
+                let links = Arc::new(Links::of(&catalog));
+                *known = Some((catalog, Arc::clone(&links)));
+                links
+            }
+        }
+    });
+    let (needs, dependents, rank) = (Arc::clone(&links), Arc::clone(&links), links);
+    parts.recompute.on_linked(linked::Links {
+        needs: Box::new(move |key| {
+            let (mut keys, mut patterns) = linked::Needs::default();
+            for need in needs().needs(key) {
+                match need {
+                    Need::Key(key) => keys.push(key),
+                    Need::Any(pattern) => patterns.push(pattern),
+                }
+            }
+            (keys, patterns)
+        }),
+        dependents: Box::new(move |key| dependents().dependents(key)),
+        rank: Box::new(move |product| rank().rank(product)),
+    });
+}
+
 /// Every way in which answers are made.
 fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> Recipes {
     let config = &parts.config;
@@ -336,7 +380,14 @@ fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> 
         hidden: config.own_variables.clone(),
         answer_bytes: config.answer_bytes,
     };
-    Recipes { sql, programs: exec::Programs::new(settings), progress: parts.progress.subscribe() }
+    let freed: Arc<Notify> = Arc::default();
+    Recipes {
+        sql,
+        programs: exec::Programs::new(settings, Arc::clone(&freed)),
+        addresses: Addresses::new(&parts.environment, config.answer_bytes, Arc::clone(&freed)),
+        freed,
+        progress: parts.progress.subscribe(),
+    }
 }
 
 fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {

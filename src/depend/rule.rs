@@ -123,6 +123,8 @@ pub struct Rules {
     pub parameters: Vec<String>,
     /// The products whose SQL is a part of this one's.
     pub products: Vec<String>,
+    /// The products that it says it depends on.
+    pub depends: Vec<String>,
 }
 
 /// How much a change costs and how exactly it is followed, the finest first.

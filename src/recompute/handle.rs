@@ -23,7 +23,9 @@ use crate::{
 use super::{
     Config, Error,
     budget::Budget,
+    held::Held,
     ledger::{Ledger, Standing},
+    linked::Links,
     queue::{Queue, Stale, Want},
     reserve::Reserve,
     schedule::Ticks,
@@ -91,6 +93,12 @@ pub(super) struct Shared {
     watchers: Arc<Watchers>,
     /// Who wants the bytes of what is kept.
     kept: OnceLock<Kept>,
+    /// Which keys depend on which.
+    pub(super) links: OnceLock<Links>,
+    /// What keys that are being computed demand of others; locked to look.
+    pub(super) demanded: Mutex<HashMap<Key, Position>>,
+    /// Keys that wait for others; locked for one decision, alone.
+    pub(super) held: Mutex<Held>,
     began: Instant,
     pub(super) catalog: latest::Receiver<Arc<Catalog>>,
     pub(super) progress: latest::Receiver<Progress>,
@@ -146,6 +154,9 @@ impl Handle {
             later: Mutex::default(),
             watchers: Arc::default(),
             kept: OnceLock::new(),
+            links: OnceLock::new(),
+            demanded: Mutex::default(),
+            held: Mutex::default(),
             began: Instant::now(),
             catalog,
             progress,
@@ -274,8 +285,13 @@ impl Handle {
         self.queue_refresh(key, not_before);
     }
 
-    /// Queues a stale key for its turn; whether the queue took it.
+    /// Queues a stale key for its turn, or holds it until what it depends on is there; whether it was taken.
     pub(super) fn queue_refresh(&self, key: &Key, not_before: Option<Instant>) -> bool {
+        self.hold(key, not_before) || self.enqueue(key, not_before)
+    }
+
+    /// Queues a stale key for its turn; whether the queue took it.
+    pub(super) fn enqueue(&self, key: &Key, not_before: Option<Instant>) -> bool {
         let stale = self.stale(key, not_before);
         let outside = self.is_outside(key.product());
         let taken = {
@@ -420,15 +436,14 @@ impl Handle {
     /// V has passed these marks: what is read or watched is computed again.
     pub fn wake(&self, marks: &Marks) {
         let catalog = Arc::clone(&self.shared.catalog.borrow());
-        let keys = marks.keys.iter().map(|(key, _)| key);
-        for key in keys {
-            self.wake_key(&catalog, key);
-        }
-        for (product, _) in &marks.products {
+        let whole = marks.products.iter().flat_map(|(product, _)| {
             let keys: Vec<Key> = self.ledger().keys_of(product).cloned().collect();
-            for key in &keys {
-                self.wake_key(&catalog, key);
-            }
+            keys
+        });
+        let whole: Vec<Key> = whole.collect();
+        let keys = marks.keys.iter().map(|(key, _)| key).chain(&whole);
+        for key in self.by_rank(keys.collect()) {
+            self.wake_key(&catalog, key);
         }
     }
 
@@ -467,7 +482,7 @@ impl Handle {
     }
 
     /// `min_interval` after the last computation, on kck's clock.
-    fn not_before(&self, product: &Product, key: &Key) -> Option<Instant> {
+    pub(super) fn not_before(&self, product: &Product, key: &Key) -> Option<Instant> {
         let interval = product.draft.policy.min_interval;
         if interval.is_zero() {
             return None;
@@ -504,7 +519,8 @@ impl Handle {
             forgets.iter().for_each(|forget| ledger.forget(forget));
         }
         forgets.iter().for_each(|forget| self.moved(&forget.key));
-        Ok(())
+        let lost: Vec<Key> = forgets.into_iter().map(|forget| forget.key).collect();
+        self.tell_of_lost(&lost).await
     }
 
     /// Deletes entries durably, with stamps that the ledger gave, none above `highest`.

@@ -36,7 +36,7 @@ pub async fn run(handle: Handle, recipes: Arc<Recipes>, shutdown: CancellationTo
         };
         tokio::select! {
             () = asked => {}
-            () = recipes.freed().notified() => {}
+            () = recipes.freed.notified() => {}
             () = later => {}
             Some(ended) = lane.running.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
@@ -66,12 +66,14 @@ impl Lane {
     fn start(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.turn += 1;
+        let held = self.handle.let_go_overdue(now);
         let candidates = {
             let mut queue = self.handle.queue();
             let rest_first = self.turn.is_multiple_of(TURNS);
             queue.candidates_in(now, rest_first)
         };
-        let mut wait = self.handle.queue().due();
+        let due = self.handle.queue().due();
+        let mut wait = [due, held].into_iter().flatten().min();
         for candidate in candidates {
             let Some(product) = self.product(&candidate.product) else { continue };
             loop {

@@ -390,6 +390,21 @@ impl Ledger {
         marks
     }
 
+    /// The tracked keys that agree with any of these patterns, and what their entries are exact as of.
+    pub fn agreeing(&mut self, patterns: &[Pattern]) -> Vec<(Key, Option<Position>)> {
+        let mut found = BTreeSet::new();
+        for pattern in patterns {
+            let tracked = self.by_product.get(&pattern.product).into_iter().flatten();
+            found.extend(self.patterns.find(pattern, tracked));
+        }
+        let as_of = |key: Key| {
+            let entry = self.keys.get(&key).and_then(|tracked| tracked.entry.as_ref());
+            let as_of = entry.map(|meta| meta.as_of);
+            (key, as_of)
+        };
+        found.into_iter().map(as_of).collect()
+    }
+
     /// Commit `at` may touch any key of this product (R3).
     pub fn mark_product(&mut self, product: &str, at: Lsn) -> Option<Position> {
         let at = Position { epoch: self.epoch, lsn: at };

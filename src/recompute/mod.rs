@@ -22,8 +22,11 @@ pub mod budget;
 pub mod early;
 pub mod exec;
 mod handle;
+mod held;
+pub mod http;
 pub mod lane;
 pub mod ledger;
+pub mod linked;
 pub mod outside;
 mod patterns;
 pub mod queue;
@@ -111,7 +114,7 @@ pub enum RunError {
 ///
 /// - **Snapshot**: all keys of one call are answered from one snapshot, and every commit that was visible before
 ///   the call is in it. A recipe that cannot tell its snapshot gives `None`.
-/// - **Position**: every commit up to `as_of` is visible before the call.
+/// - **Position**: every commit up to `as_of` is visible before the call, and nothing older is to be read of others.
 /// - **Writes nothing** at the source.
 /// - **Concurrency**: called from many workers at once, up to the set number.
 /// - **Failure**: all or nothing; the caller halves the batch to find a key that throws.

@@ -23,6 +23,7 @@ use super::{
         pool::Permit as ProgramPermit,
         protocol::{Ask, Of},
     },
+    http::{self, Addresses},
 };
 
 /// Every recipe.
@@ -31,6 +32,10 @@ pub struct Recipes {
     pub sql: Arc<dyn Run>,
     /// Programs.
     pub programs: Programs,
+    /// Addresses.
+    pub addresses: Addresses,
+    /// Told when some place is free again.
+    pub freed: Arc<Notify>,
     /// For the source's clock.
     pub progress: latest::Receiver<Progress>,
 }
@@ -39,6 +44,8 @@ pub struct Recipes {
 pub enum Permit {
     /// At a program.
     Program(ProgramPermit),
+    /// At an address.
+    Address(http::Permit),
 }
 
 impl Recipes {
@@ -51,25 +58,28 @@ impl Recipes {
             Some(Means::Exec { command, workers }) => {
                 self.programs.room(command, *workers, urgent).map(Permit::Program)
             }
-            Some(Means::Http { .. }) | None => Err(None),
+            Some(Means::Http { url, .. }) => {
+                self.addresses.room(url).map(Permit::Address).ok_or(None)
+            }
+            None => Err(None),
         }
-    }
-
-    /// Told when some place is free again.
-    #[must_use]
-    pub fn freed(&self) -> &Notify {
-        &self.programs.freed
     }
 
     /// What no product needs any more ends.
     pub fn follow(&self, catalog: &Catalog) {
-        let products = catalog.products.values().filter_map(|slot| slot.product());
-        let outside = products.filter_map(|product| product.draft.recipe.outside());
-        let commands = outside.filter_map(|outside| match &outside.means {
+        let means = || {
+            let products = catalog.products.values().filter_map(|slot| slot.product());
+            products.filter_map(|product| Some(&product.draft.recipe.outside()?.means))
+        };
+        let commands = means().filter_map(|means| match means {
             Means::Exec { command, workers } => Some((command.as_slice(), *workers)),
             Means::Http { .. } => None,
         });
         self.programs.keep(&exec::used(commands));
+        self.addresses.keep(means().filter_map(|means| match means {
+            Means::Http { url, .. } => Some(url.as_str()),
+            Means::Exec { .. } => None,
+        }));
     }
 
     /// Ends what runs.
@@ -96,8 +106,10 @@ impl Recipes {
                     why: fault.to_string(),
                 })
             }
-            Means::Http { .. } => {
-                Err(RunError::Outside { fact: "it is not there", why: "it is not there".to_owned() })
+            Means::Http { url, headers } => {
+                let ask = http::Ask { product: product.name(), url, headers, params: &params };
+                let asked = self.addresses.ask(&ask, outside.timeout).await;
+                asked.map_err(|http::Fault { fact, why }| RunError::Outside { fact, why })
             }
         }
     }

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{change::Position, key::Key};
+use crate::{change::Position, key::Key, pattern::Pattern};
 
 /// Of so many turns one is for what nobody waits for.
 const TURNS: u64 = 8;
@@ -162,6 +162,23 @@ impl<W> Queue<W> {
     #[must_use]
     pub fn is_pending(&self, key: &Key) -> bool {
         self.waiting.contains_key(key) || self.running.contains_key(key)
+    }
+
+    /// Where the computation of a key that runs began.
+    #[must_use]
+    pub fn running_as_of(&self, key: &Key) -> Option<Position> {
+        self.running.get(key).map(|running| running.as_of)
+    }
+
+    /// Keys that wait or are being computed and agree, at most so many.
+    #[must_use]
+    pub fn pending_of(&self, pattern: &Pattern, most: usize) -> Vec<Key> {
+        let product = &*pattern.product;
+        // Most often none does.
+        let waiting = (self.waiting_of(product) > 0).then(|| self.waiting.keys());
+        let pending = self.running.keys().chain(waiting.into_iter().flatten());
+        let own = pending.filter(|key| key.product() == product && pattern.agrees(&key.values()));
+        own.take(most).cloned().collect()
     }
 
     /// How many keys are being computed.

@@ -223,7 +223,7 @@ impl Worker {
     }
 
     fn answer(&self, key: &Key, result: Result<Arc<Fresh>, Error>) {
-        for waiter in self.handle.queue().finish(key) {
+        for waiter in self.handle.finish(key) {
             // A reader that has gone needs no answer.
             drop(waiter.send(result.clone()));
         }
@@ -243,9 +243,13 @@ impl Worker {
             (as_of, self.handle.ledger().connection())
         };
         self.handle.queue().begin(keys, as_of);
+        let demands = match keys {
+            [key] => self.handle.demands(key, as_of),
+            _ => as_of,
+        };
         let started = Instant::now();
         let (ran, recorded) = 
-            tokio::join!(self.recipe.run(product, keys, as_of), self.record(&tracks));
+            tokio::join!(self.recipe.run(product, keys, demands), self.record(&tracks));
         let took = started.elapsed();
         let ran = ran?;
         self.handle.trouble(product.name(), None);
@@ -324,13 +328,22 @@ impl Worker {
         let Some(lease) = lease else {
             return self.give(&key, context.uncached(body), body).await;
         };
+        let before = self.handle.seen_by_others(&key);
         let verdict = self.handle.ledger().accept(&key, &context.computed(lease, body));
         match verdict {
             Verdict::Accepted { meta, changed, marked } => {
                 let fresh = Arc::new(Fresh { meta: *meta, body: body.clone(), cached: true });
                 let refreshed = Event::Refreshed { key: key.clone(), changed, marked };
                 self.handle.shared.observer.note(refreshed);
-                if context.recorded {
+                // Whoever saw the answer of before is marked before this one is durable.
+                let told = match changed {
+                    true => self.handle.tell_dependents(&key, before).await,
+                    false => Ok(()),
+                };
+                if let Err(error) = &told {
+                    tracing::warn!(%error, "marking what depends on an answer waits for the store");
+                }
+                if context.recorded && told.is_ok() {
                     self.put(&key, &fresh).await;
                 }
                 self.answer(&key, Ok(fresh));
@@ -345,7 +358,7 @@ impl Worker {
     /// An answer that is not kept goes to who waits for it. Where nobody does, what is kept stays and is served as stale:
     /// nobody has seen anything newer.
     async fn give(&self, key: &Key, meta: Meta, body: &bytes::Bytes) {
-        let mut waiters = self.handle.queue().finish(key);
+        let mut waiters = self.handle.finish(key);
         waiters.retain(|waiter| !waiter.is_closed());
         if waiters.is_empty() {
             return;
@@ -387,7 +400,11 @@ impl Worker {
                 drop(waiter.send(Err(Error::Overloaded)));
             }
         }
+        let over = !queue.is_pending(key);
         drop(queue);
+        if over {
+            self.handle.let_go(key);
+        }
         if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
             self.handle.queue_stale(key);
         }

@@ -29,7 +29,7 @@ use super::rule::{Column, Reach, Rule, Rules, TableRules};
 use crate::{
     change::TableId,
     description::{Description, Table},
-    product::Product,
+    product::{Outside, Product},
 };
 use occurrence::Occurrences;
 use query::Visited;
@@ -60,6 +60,7 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         .filter(|function| function.volatility == 'i' && function.reads_tables == Some(true));
     let row_security = description.tables.iter().filter(|table| table.row_security);
     let mut tables = tables(&found, &parameters, &names);
+    let depends = product.draft.recipe.outside().into_iter().flat_map(Outside::products);
     let own = product.draft.parameters();
     if own < names.len() {
         names.truncate(own);
@@ -71,7 +72,8 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         row_security: row_security.map(full_name).collect(),
         mislabelled: mislabelled.map(|function| function.signature.clone()).collect(),
         parameters: names,
-        products: product.draft.products().map(str::to_owned).collect(),
+        products: product.draft.calls.iter().map(|call| call.product.clone()).collect(),
+        depends: depends.map(|(name, _)| name.to_owned()).collect(),
     }
 }
 

@@ -8,7 +8,7 @@
 //! others waits for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -83,15 +83,14 @@ pub struct Programs {
     /// By command; locked to look.
     pools: Mutex<BTreeMap<Vec<String>, Arc<Pool>>>,
     /// Some pool has room that it had not.
-    pub(super) freed: Arc<Notify>,
+    freed: Arc<Notify>,
 }
 
 impl Programs {
     /// None runs yet.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
-        let (settings, freed) = (Arc::new(settings), Arc::default());
-        Self { settings, pools: Mutex::default(), freed }
+    pub fn new(settings: Settings, freed: Arc<Notify>) -> Self {
+        Self { settings: Arc::new(settings), pools: Mutex::default(), freed }
     }
 
     fn pool(&self, command: &[String], workers: usize) -> Arc<Pool> {
@@ -172,10 +171,4 @@ pub fn used<'a>(
             .or_insert(workers);
     }
     used
-}
-
-/// What a set of names is called in a message.
-#[must_use]
-pub fn listed(names: &BTreeSet<String>) -> String {
-    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -30,7 +30,7 @@ const LINES_WAITING: usize = 64;
 /// What a line has around an answer's value.
 const LINE_SLACK: usize = 4096;
 /// Bytes of its log in a second; past it reading waits, and the program with it.
-const LOG_BYTES: usize = 64 * 1024;
+const LOG_BYTES: usize = 256 * 1024;
 /// Lines of it that are shown in a second.
 const LOG_LINES: usize = 50;
 /// Bytes of one of its lines.

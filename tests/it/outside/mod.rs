@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::support::kck::Project;
 
+mod addresses;
+mod order;
 mod programs;
 
 /// Longer than anything here takes.
