@@ -12,7 +12,9 @@ use crate::{
         publication::{Publication, Unusable},
     },
     product::{
-        Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file, recipe::On, update,
+        Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file,
+        recipe::On,
+        update,
         warm::{self, Domain},
     },
     store::state::Seen,
@@ -95,7 +97,12 @@ pub async fn product(
     let rules = depend::analyse(&product, &product.description);
     product.by_time = !rules.time.is_empty();
     // What moves with time in a product that it depends on shows in that one's answers.
-    let told = product.by_time && product.draft.recipe.outside().is_some_and(|outside| outside.products().next().is_some());
+    let told = product.by_time
+        && product
+            .draft
+            .recipe
+            .outside()
+            .is_some_and(|outside| outside.products().next().is_some());
     if let Some(refusal) = rules.refusal(&product.draft.policy).filter(|_| !told) {
         let (what, hint) = refusal.split_once(": ").unwrap_or((&refusal, ""));
         return Ok(Err(vec![product.draft.fault(product.draft.question.offset, what, hint)]));

@@ -136,17 +136,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("pg_query", &["product/parse"]),
     ("croner", &["product/schedule"]),
     ("jiff", &["product/schedule"]),
-    (
-        "rustls",
-        &[
-            "postgres",
-            "capture",
-            "cli/client",
-            "serve/http/tls",
-            "store/cassandra",
-            "web",
-        ],
-    ),
+    ("rustls", &["postgres", "capture", "cli/client", "serve/http/tls", "store/cassandra", "web"]),
     ("rustls_native_certs", &["postgres/tls", "store/cassandra"]),
     ("tokio_rustls", &["capture", "cli/client", "serve/http/tls", "web"]),
     ("jsonwebtoken", &["serve/auth"]),

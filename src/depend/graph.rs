@@ -27,10 +27,20 @@ pub struct Index {
 
 #[derive(Debug, Clone)]
 enum Node {
-    Table { name: String, publishable: bool },
-    Product { product: Arc<Product>, name: Arc<str>, rules: Rules, lookups: Option<Arc<Lookups>> },
+    Table {
+        name: String,
+        publishable: bool,
+    },
+    Product {
+        product: Arc<Product>,
+        name: Arc<str>,
+        rules: Rules,
+        lookups: Option<Arc<Lookups>>,
+    },
     /// A product that is only named.
-    Other { name: String },
+    Other {
+        name: String,
+    },
 }
 
 /// How one product reads one table.

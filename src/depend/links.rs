@@ -85,7 +85,8 @@ impl Links {
         // Circles are refused where files are read; without an order nothing is held.
         let order = toposort(&graph, None).unwrap_or_default();
         let names = order.into_iter().filter_map(|node| graph.node_weight(node));
-        links.ranks = names.enumerate().map(|(rank, name)| ((*name).to_owned(), rank + 1)).collect();
+        links.ranks =
+            names.enumerate().map(|(rank, name)| ((*name).to_owned(), rank + 1)).collect();
         links
     }
 

@@ -301,16 +301,23 @@ fn product(
         };
         values.push(typed(format!("(:{name})"), one));
     }
-    reads.sql.push_str("select null::pg_catalog.json as value");
+    const VALUE: &str = "select null::pg_catalog.json as value";
     if inner.policy.change {
         // A comment may end the other's text.
         let sql = inner.question.sql(|at| values.get(at).cloned().unwrap_or_default());
-        reads.sql.push_str(&format!(" from (\n{sql}\n) as kck_product"));
-    } else if !values.is_empty() {
-        // Whether one can be the other, without reading anything.
-        let one = |value: &String| format!("({value}) is null");
-        let all: Vec<String> = values.iter().map(one).collect();
-        reads.sql.push_str(&format!(" where {}", all.join(" and ")));
+        reads.sql.push_str(&format!("{VALUE} from (\n{sql}\n) as kck_product"));
+    } else {
+        reads.sql.push_str(VALUE);
+    }
+    // A cast may make anything of anything: whether one can be the other is asked as well.
+    for one in &depends.matches {
+        let theirs = inner.question.parameters.iter().find(|theirs| theirs.name == one.theirs);
+        if let Some(type_name) = theirs.and_then(|theirs| theirs.type_name.as_ref()) {
+            reads.branch(depends.offset);
+            reads.sql.push_str(&format!("{VALUE} where (:{} ", one.own));
+            reads.part(one.offset);
+            reads.sql.push_str(&format!("= null::{type_name}) is null"));
+        }
     }
 }
 
@@ -466,5 +473,91 @@ mod tests {
         assert_eq!(offset("totl"), outer.1.find("totl").unwrap());
         let inside = offset("customer_id");
         assert!(draft.calls[0].at.contains(&inside) || draft.calls[0].at.end == inside, "{inside}");
+    }
+
+    /// The same of files of either form, by their names.
+    fn files(files: &[(&str, &str)]) -> BTreeMap<String, Result<Draft, Vec<Fault>>> {
+        let read = |(name, text): &(&str, &str)| {
+            let (stem, extension) = name.split_once('.').unwrap();
+            let said = match extension {
+                "toml" => crate::product::recipe::read(stem, Path::new(name), (*text).to_owned()),
+                _ => file::draft(stem, Path::new(name), (*text).to_owned()),
+            };
+            (stem.to_owned(), said)
+        };
+        let said: Vec<(String, Result<Draft, Vec<Fault>>)> = files.iter().map(read).collect();
+        composed(said.iter().map(|(name, said)| (name.as_str(), said)))
+    }
+
+    fn program(params: &str, depends: &str) -> String {
+        format!(
+            "kind = \"exec\"\ncommand = [\"w\"]\nparams = {{ {params} }}\ndepends = [{depends}]"
+        )
+    }
+
+    #[test]
+    fn what_a_program_depends_on_is_read_in_sql() {
+        let text = program(
+            "c = \"bigint\"",
+            "{ table = \"sales\", match = { customer = \"c\" } }, { product = \"orders_of\", match = { customer_id = \"c\" } }",
+        );
+        let two = "/* kck\nparams = { customer_id = \"bigint\", state = \"text\" } */\nselect 1 from orders where customer_id = :customer_id and state = :state";
+        let all = files(&[("orders_of.sql", two), ("p.toml", &text)]);
+        let draft = all["p"].as_ref().unwrap();
+        let question = &draft.question;
+        let sql = question.sql(|index| format!("${}", question.parameters[index].name));
+        assert_eq!(
+            sql,
+            "select case when (\"sales\".*) is null then null::pg_catalog.json end as value from \"sales\" where \"sales\".\"customer\" = $c\nunion all\nselect null::pg_catalog.json as value from (\nselect 1 from orders where customer_id = ($c)::bigint and state = ($kck_any_1)::text\n) as kck_product\nunion all\nselect null::pg_catalog.json as value where ($c = null::bigint) is null"
+        );
+        assert_eq!((draft.parameters(), question.parameters.len()), (1, 2));
+    }
+
+    #[test]
+    fn circles_are_refused_with_their_path() {
+        let on = |name: &str| program("", &format!("{{ product = \"{name}\" }}"));
+        let (a, b) = (on("b"), on("c"));
+        let all = files(&[("a.toml", &a), ("b.toml", &b), ("c.toml", &on("a"))]);
+        let said = all["c"].as_ref().unwrap_err()[0].to_string();
+        assert!(said.contains("in a circle: a → b → c → a"), "{said}");
+        assert!(all["a"].is_err() && all["b"].is_err());
+        let own = files(&[("a.toml", &on("a"))]);
+        assert!(
+            own["a"].as_ref().unwrap_err()[0].to_string().contains("a.toml:4:24: products read")
+        );
+    }
+
+    #[test]
+    fn a_program_names_what_there_is() {
+        let orders = ("orders_of.sql", ORDERS.1);
+        let said = |text: &str| {
+            let all = files(&[orders, ("p.toml", text)]);
+            all["p"].as_ref().unwrap_err()[0].to_string()
+        };
+        let on = |matched: &str| {
+            program(
+                "c = \"int\"",
+                &format!("{{ product = \"orders_of\", match = {{ {matched} }} }}"),
+            )
+        };
+        assert!(
+            said(&program("", "{ product = \"nobody\" }")).contains("there is no product 'nobody'")
+        );
+        assert!(said(&on("id = \"c\"")).contains(
+            "p.toml:4:47: product 'orders_of' has no parameter 'id'\n  hint: its parameters: customer"
+        ));
+        let text = program(
+            "customer = \"int\"",
+            "{ product = \"orders_of\", match = { c = \"customer\" } }",
+        );
+        assert!(said(&text).contains("turn it around"), "{}", said(&text));
+    }
+
+    #[test]
+    fn sql_cannot_read_a_program() {
+        let text = program("c = \"int\"", "{ table = \"t\" }");
+        let all = files(&[("p.toml", &text), ("q.sql", "select * from kck.p(1)")]);
+        let said = all["q"].as_ref().unwrap_err()[0].to_string();
+        assert!(said.contains("'p' is of kind exec: SQL cannot read it"), "{said}");
     }
 }

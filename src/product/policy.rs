@@ -136,7 +136,12 @@ impl<'a> Reader<'a> {
         Self { file, text, start: 0, takes, one, faults: Vec::new() }
     }
 
-    pub(super) fn fault(&mut self, at: &Range<usize>, what: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn fault(
+        &mut self,
+        at: &Range<usize>,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.faults.push(Fault::at(self.file, self.text, self.start + at.start, what, hint));
     }
 
@@ -240,7 +245,12 @@ impl<'a> Reader<'a> {
         T::default()
     }
 
-    pub(super) fn duration(&mut self, name: &str, value: &Value<'_>, min: Duration) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        name: &str,
+        value: &Value<'_>,
+        min: Duration,
+    ) -> Option<Duration> {
         let text = self.string(name, value)?;
         let duration = parse_duration(text).filter(|duration| min <= *duration);
         if duration.is_none() {

@@ -174,7 +174,8 @@ pub(super) fn read(name: &str, file: &Path, text: String) -> Result<Draft, Vec<F
     };
     let mut own = Settings::new();
     for (key, value) in table {
-        let known = OF_BOTH.iter().chain(&OF_EXEC).chain(&OF_HTTP).find(|own| **own == key.get_ref());
+        let known =
+            OF_BOTH.iter().chain(&OF_EXEC).chain(&OF_HTTP).find(|own| **own == key.get_ref());
         match known {
             Some(name) => drop(own.insert(name, (key.span(), value))),
             None => reader.setting(&mut header, key, value),
@@ -438,8 +439,7 @@ fn depends(
     value: &Value<'_>,
     parameters: &[ParameterSpec],
 ) -> Vec<Dependency> {
-    const WANTED: &str =
-        "an array like [{ table = \"sales\", match = { city = \"city\" } }, { product = \"orders_of\" }]";
+    const WANTED: &str = "an array like [{ table = \"sales\", match = { city = \"city\" } }, { product = \"orders_of\" }]";
     let Some(entries) = value.get_ref().as_array() else {
         reader.wrong("depends", value, WANTED);
         return Vec::new();
@@ -516,7 +516,9 @@ fn matches(
         if !known(own) {
             let names: Vec<&str> = parameters.iter().map(|spec| spec.name.as_str()).collect();
             let hint = if known(left) {
-                format!("turn it around: their {theirs} is left, this product's parameter right: {{ {own} = \"{left}\" }}")
+                format!(
+                    "turn it around: their {theirs} is left, this product's parameter right: {{ {own} = \"{left}\" }}"
+                )
             } else if names.is_empty() {
                 "it has no parameters: leave match out".to_owned()
             } else {
@@ -594,12 +596,16 @@ impl Reads {
     pub(super) fn table(&mut self, name: &str, depends: &Dependency) {
         self.branch(depends.offset);
         self.sql.push_str(&format!(
-            "select case when ({name}.*) is null then null::pg_catalog.json end as value from {name}"
+            "select case when ({name}.*) is null then null::pg_catalog.json end as value from "
         ));
+        self.part(depends.offset);
+        self.sql.push_str(name);
         for (number, one) in depends.matches.iter().enumerate() {
             self.sql.push_str(if number == 0 { " where " } else { " and " });
             self.part(one.offset);
-            self.sql.push_str(&format!("{name}.{} = :{}", quote::name(&one.theirs), one.own));
+            self.sql.push_str(&format!("{name}.{} ", quote::name(&one.theirs)));
+            self.part(one.offset);
+            self.sql.push_str(&format!("= :{}", one.own));
         }
     }
 
@@ -610,5 +616,126 @@ impl Reads {
             self.sql.push_str(NOTHING);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Result<Draft, String> {
+        read("p", Path::new("p.toml"), text.to_owned())
+            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    const EXEC: &str = "kind = \"exec\"\ncommand = [\"python3\", \"w.py\"]\n";
+    const HTTP: &str = "kind = \"http\"\nexpire = \"1m\"\n";
+
+    /// What is wrong with a program whose file says this too.
+    fn exec(more: &str) -> String {
+        one(&format!("{EXEC}{more}")).unwrap_err()
+    }
+
+    fn http(more: &str) -> String {
+        one(&format!("{HTTP}{more}")).unwrap_err()
+    }
+
+    #[test]
+    fn a_program_follows_what_it_depends_on() {
+        let text = "params = { city = \"text\", day = { type = \"date\", default = \"2026-01-01\" } }\nworkers = 0x2\ndepends = [{ match = { city = \"city\" }, table = \"Shop.\\\"Sales\\\"\" }, { product = \"orders_of\" }]";
+        let draft = one(&format!("{EXEC}{text}")).unwrap();
+        assert!(draft.policy.change);
+        assert_eq!(draft.products().collect::<Vec<_>>(), ["orders_of"]);
+        let outside = draft.recipe.outside().unwrap();
+        assert_eq!(outside.timeout, Duration::from_secs(30));
+        assert_eq!(outside.depends[0].on, On::Table("\"shop\".\"Sales\"".into()));
+        assert!(
+            matches!(&outside.means, Means::Exec { workers: 2, command } if command.len() == 2)
+        );
+        let timed = one(&format!("{EXEC}refresh = [\"every 30s\"]")).unwrap();
+        assert!(!timed.policy.change && timed.policy.is_timed());
+        assert!(!one(&format!("{EXEC}expire = \"1h\"")).unwrap().policy.change);
+    }
+
+    #[test]
+    fn a_file_says_all_that_is_needed() {
+        let said = |text: &str| one(text).unwrap_err();
+        let kinds = "hint: kind = \"exec\" runs a program, kind = \"http\" asks an address";
+        assert_eq!(said("refresh = []"), format!("p.toml:1:1: kind is missing\n  {kinds}"));
+        assert_eq!(
+            said("refresh = []\nkind = \"sql\""),
+            format!("p.toml:2:1: there is no kind 'sql'\n  {kinds}")
+        );
+        assert!(said("kind = ").starts_with("p.toml:1:"));
+        assert!(said("kind = \"exec\"\nrefresh = []").contains("1:1: command is missing"));
+        assert!(said("kind = \"http\"\nrefresh = []").contains("1:1: url is missing"));
+        assert!(exec("").contains("1:1: nothing says when its answers move\n  hint: say what it"));
+        assert!(exec("refresh = [\"change\"]").contains("depends is missing"));
+    }
+
+    #[test]
+    fn settings_are_those_of_its_kind() {
+        assert_eq!(
+            exec("refresh = []\nurl = \"x\""),
+            "p.toml:4:1: url is a setting of kind http\n  hint: kind exec has command and workers"
+        );
+        assert!(
+            exec("refresh = []\nresult = \"row\"")
+                .contains("result is a setting of products in SQL")
+        );
+        assert!(exec("refresh = []\ncomand = []").contains("did you mean `command`?"));
+        assert!(
+            exec("refresh = []\nworkers = 65").contains("4:1: workers is no number of programs")
+        );
+        assert!(exec("refresh = []\ntimeout = \"2h\"").contains("timeout is longer than an hour"));
+        let shell = one("kind = \"exec\"\ncommand = \"python3 w.py\"\nrefresh = []").unwrap_err();
+        assert!(shell.contains("2:11: command is no array") && shell.contains("no shell reads it"));
+    }
+
+    #[test]
+    fn parameters_have_names_and_types() {
+        assert_eq!(
+            exec("refresh = []\nparams = { a = { default = \"1\" } }"),
+            "p.toml:4:12: parameter 'a' has no type\n  hint: say it: a = \"text\""
+        );
+        assert!(
+            exec("refresh = []\nparams = { wait = \"int\" }").contains("cannot be named 'wait'")
+        );
+        assert!(exec("refresh = []\nparams = { A = \"int\" }").contains("cannot be named 'A'"));
+        let gap = "refresh = []\nparams = { a = { type = \"int\", default = \"1\" }, b = \"int\" }";
+        assert!(exec(gap).contains("parameter 'b' has no default"));
+    }
+
+    #[test]
+    fn what_it_depends_on_is_a_table_or_a_product() {
+        let bad =
+            |entry: &str| exec(&format!("params = {{ city = \"text\" }}\ndepends = [{entry}]"));
+        assert!(bad("{}").contains("4:12: it is of one table or of one product"));
+        assert!(bad("{ table = \"a\", product = \"b\" }").contains("one table or of one product"));
+        assert!(bad("{ table = \"a; drop\" }").contains("'a; drop' names no table"));
+        assert!(bad("{ table = \"a.b.c\" }").contains("'a.b.c' names no table"));
+        assert!(bad("{ tabel = \"a\" }").contains("unknown setting 'tabel' of depends"));
+        assert_eq!(
+            bad("{ table = \"sales\", match = { town = \"place\" } }"),
+            "p.toml:4:48: this product has no parameter 'place'\n  hint: its parameters: city"
+        );
+        assert!(bad("{ table = \"sales\", match = { city = \"town\" } }").contains(
+            "hint: turn it around: their column is left, this product's parameter right: { town = \"city\" }"
+        ));
+    }
+
+    #[test]
+    fn an_address_has_holes_behind_its_host() {
+        let url = |url: &str| http(&format!("params = {{ a = \"text\" }}\nurl = \"{url}\""));
+        assert!(url("ftp://h/{a}").contains("it does not begin with https:// or http://"));
+        assert!(url("https://{a}.h/").contains("would say where kck connects to"));
+        assert!(url("https://h/{b}/{a}").contains("4:7: there is no parameter 'b' for url"));
+        assert!(url("https://h/").contains("url does not use parameter 'a'"));
+        assert!(url("https://h/{a").contains("a { is not closed"));
+        let header =
+            |header: &str| http(&format!("url = \"https://h/\"\nheaders = {{ {header} }}"));
+        assert!(header("host = \"x\"").contains("kck writes host itself"));
+        assert!(header("\"a b\" = \"x\"").contains("'a b' is no header's name"));
+        assert!(header("a = \"\\n\"").contains("the value of a is no header"));
     }
 }

@@ -149,11 +149,7 @@ pub struct Ask<'a> {
 impl Addresses {
     /// Nobody is asked yet.
     #[must_use]
-    pub fn new(
-        environment: &[(String, String)],
-        answer_bytes: usize,
-        freed: Arc<Notify>,
-    ) -> Self {
+    pub fn new(environment: &[(String, String)], answer_bytes: usize, freed: Arc<Notify>) -> Self {
         let environment = environment.iter().cloned().collect();
         let (sites, kept) = (Mutex::default(), Mutex::default());
         Self { environment, answer_bytes, sites, kept, freed }
@@ -176,8 +172,7 @@ impl Addresses {
 
     /// Only these addresses are in use.
     pub fn keep<'a>(&self, urls: impl Iterator<Item = &'a str>) {
-        let used: Vec<Origin> =
-            urls.filter_map(|url| Some(Origin::parse(url).ok()?.0)).collect();
+        let used: Vec<Origin> = urls.filter_map(|url| Some(Origin::parse(url).ok()?.0)).collect();
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         sites.retain(|origin, _| used.contains(origin));
     }
@@ -242,18 +237,22 @@ impl Addresses {
         Err(fault("its address leads in a circle", "it redirects again and again"))
     }
 
-    fn headers(
-        &self,
-        said: &[(String, String)],
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
+    fn headers(&self, said: &[(String, String)]) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
         let header = |(name, value): &(String, String)| {
             let value = match value.strip_prefix("env:") {
                 None => value.as_str(),
-                Some(variable) => self.environment.get(variable).map(String::as_str).ok_or_else(
-                    || fault("its address cannot be asked", format!("the environment has no {variable}")),
-                )?,
+                Some(variable) => {
+                    self.environment.get(variable).map(String::as_str).ok_or_else(|| {
+                        fault(
+                            "its address cannot be asked",
+                            format!("the environment has no {variable}"),
+                        )
+                    })?
+                }
             };
-            let wrong = || fault("its address cannot be asked", format!("the value of {name} is no header"));
+            let wrong = || {
+                fault("its address cannot be asked", format!("the value of {name} is no header"))
+            };
             let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
             value.set_sensitive(true);
             Ok((HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?, value))
@@ -408,7 +407,9 @@ mod tests {
         ] {
             assert_eq!(leads(to).as_deref(), Ok(want), "{to}");
         }
-        for to in ["http://h.example/", "https://h.example:444/", "https://e.example/", "//e.example/"] {
+        for to in
+            ["http://h.example/", "https://h.example:444/", "https://e.example/", "//e.example/"]
+        {
             assert_eq!(leads(to), Err("its address leads elsewhere"), "{to}");
         }
     }

@@ -122,12 +122,7 @@ pub enum RunError {
 #[async_trait]
 pub trait Run: Send + Sync + 'static {
     /// Computes these keys, all of `product`.
-    async fn run(
-        &self,
-        product: &Product,
-        keys: &[Key],
-        as_of: Position,
-    ) -> Result<Ran, RunError>;
+    async fn run(&self, product: &Product, keys: &[Key], as_of: Position) -> Result<Ran, RunError>;
 }
 
 /// Why a read or a computation did not come to an answer.

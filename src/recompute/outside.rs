@@ -125,12 +125,7 @@ impl Recipes {
 
 #[async_trait]
 impl Run for Recipes {
-    async fn run(
-        &self,
-        product: &Product,
-        keys: &[Key],
-        as_of: Position,
-    ) -> Result<Ran, RunError> {
+    async fn run(&self, product: &Product, keys: &[Key], as_of: Position) -> Result<Ran, RunError> {
         let Some(outside) = product.draft.recipe.outside() else {
             return self.sql.run(product, keys, as_of).await;
         };

@@ -248,7 +248,7 @@ impl Worker {
             _ => as_of,
         };
         let started = Instant::now();
-        let (ran, recorded) = 
+        let (ran, recorded) =
             tokio::join!(self.recipe.run(product, keys, demands), self.record(&tracks));
         let took = started.elapsed();
         let ran = ran?;

@@ -250,7 +250,9 @@ impl Attending {
             self.program.state().to = None;
         }
         let status = match tokio::time::timeout(GUARD_WITHIN, self.child.wait()).await {
-            Ok(status) => status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            Ok(status) => {
+                status.map_or_else(|error| error.to_string(), |status| status.to_string())
+            }
             Err(_) => {
                 end(&mut self.child, Signal::KILL);
                 "its guard was killed".to_owned()

@@ -151,12 +151,11 @@ pub fn answered(line: &[u8]) -> Result<(u64, Said), String> {
     fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
         <&RawValue>::deserialize(from).map(Some)
     }
-    let wrong = |fact: String| format!("it wrote what is no answer ({fact}): {}", shown_bytes(line));
+    let wrong =
+        |fact: String| format!("it wrote what is no answer ({fact}): {}", shown_bytes(line));
     let read: Line<'_> = serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
     match (read.value, read.error) {
-        (Some(value), None) => {
-            Ok((read.id, Ok(Bytes::copy_from_slice(value.get().as_bytes()))))
-        }
+        (Some(value), None) => Ok((read.id, Ok(Bytes::copy_from_slice(value.get().as_bytes())))),
         (None, Some(error)) => Ok((read.id, Err(shown(&error)))),
         _ => Err(wrong("it has neither `value` nor `error`, or both".to_owned())),
     }
@@ -223,10 +222,22 @@ mod tests {
     fn an_answers_bytes_are_kept_as_they_are() {
         let said = |line: &str| answered(line.as_bytes());
         let value = |text: &'static str| Ok(Bytes::from_static(text.as_bytes()));
-        assert_eq!(said(r#"{"id":1,"value":{"b":1.50,"a":[null]}}"#), Ok((1, value(r#"{"b":1.50,"a":[null]}"#))));
+        assert_eq!(
+            said(r#"{"id":1,"value":{"b":1.50,"a":[null]}}"#),
+            Ok((1, value(r#"{"b":1.50,"a":[null]}"#)))
+        );
         assert_eq!(said(r#"{"value":null,"id":2}"#), Ok((2, value("null"))));
         assert_eq!(said(r#"{"id":3,"error":"no\nway"}"#), Ok((3, Err("no way".into()))));
-        for bad in ["", "x", "[]", "{}", r#"{"id":1}"#, r#"{"id":-1,"value":1}"#, r#"{"id":1,"value":1,"error":"x"}"#, r#"{"id":1,"value":tru}"#] {
+        for bad in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"id":1}"#,
+            r#"{"id":-1,"value":1}"#,
+            r#"{"id":1,"value":1,"error":"x"}"#,
+            r#"{"id":1,"value":tru}"#,
+        ] {
             assert!(said(bad).unwrap_err().starts_with("it wrote what is no answer ("), "{bad}");
         }
     }

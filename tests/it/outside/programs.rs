@@ -157,7 +157,11 @@ fn a_program_that_cannot_be_spoken_with_says_why() {
         let kck = project.start().await;
         for (name, fact, why) in [
             ("old", "its program does not run", "version 0 of the protocol, not 1"),
-            ("missing", "its program does not know it", "does not know 'missing': it knows another"),
+            (
+                "missing",
+                "its program does not know it",
+                "does not know 'missing': it knows another",
+            ),
             ("none", "its program does not run", "it ended before it greeted (exit status: 127)"),
         ] {
             let reply = kck.get(&format!("/fetch/{name}?wait=30s")).await;
