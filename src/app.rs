@@ -385,6 +385,7 @@ fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> 
         sql,
         programs: exec::Programs::new(settings, Arc::clone(&freed)),
         addresses: Addresses::new(&parts.environment, config.answer_bytes, Arc::clone(&freed)),
+        levels: Mutex::default(),
         freed,
         progress: parts.progress.subscribe(),
     }

@@ -179,7 +179,7 @@ pub async fn update(
 /// file.
 fn plainly(draft: &Draft, why: describe::Refusal) -> describe::Refusal {
     let Some(outside) = draft.recipe.outside() else { return why };
-    let depends = outside.depends.iter().filter(|depends| depends.offset <= why.offset).last();
+    let depends = outside.depends.iter().rfind(|depends| depends.offset <= why.offset);
     let hint = match (why.sqlstate.as_str(), depends.map(|depends| &depends.on)) {
         ("42P01" | "3F000", _) => "name a table that kck's role sees: \"shop.sales\"",
         ("42703", Some(On::Table(_))) => {

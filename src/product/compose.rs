@@ -7,8 +7,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Argument, Call, Draft, Fault, Outside, Recipe, parse,
-    recipe::{Dependency, Match, On, Reads},
+    Argument, Call, Draft, Fault, Outside, Recipe,
+    depends::{Reads, product, strangers},
+    parse,
+    recipe::On,
 };
 use crate::description::{ParameterSpec, Question};
 
@@ -247,78 +249,6 @@ fn subquery(draft: &Draft, call: &Call, inner: &Draft, number: usize) -> String 
         "lateral (select kck_product_{number}.* from (select {}) as {arguments} cross join lateral (\n{sql}\n) as kck_product_{number}){name}",
         columns.join(", ")
     )
-}
-
-/// Parameters of a product that it does not have.
-fn strangers(draft: &Draft, depends: &Dependency, inner: &Draft) -> Result<(), Vec<Fault>> {
-    let own = inner.question.parameters.iter().take(inner.parameters());
-    let names: Vec<&str> = own.map(|one| one.name.as_str()).collect();
-    let strange = depends.matches.iter().filter(|one| !names.contains(&one.theirs.as_str()));
-    let fault = |one: &Match| {
-        let what = format!("product '{}' has no parameter '{}'", inner.name, one.theirs);
-        let hint = if names.contains(&one.own.as_str()) {
-            format!(
-                "turn it around: their parameter is left, this product's right: {{ {} = \"{}\" }}",
-                one.own, one.theirs
-            )
-        } else if names.is_empty() {
-            "it has no parameters: leave match out".to_owned()
-        } else {
-            format!("its parameters: {}", names.join(", "))
-        };
-        draft.fault(one.offset, what, hint)
-    };
-    let faults: Vec<Fault> = strange.map(fault).collect();
-    if faults.is_empty() { Ok(()) } else { Err(faults) }
-}
-
-/// Reads a product that another depends on: its tables where it follows changes. Parameters that nothing is matched
-/// with become hidden ones, of which nothing is said.
-fn product(
-    reads: &mut Reads,
-    depends: &Dependency,
-    inner: &Draft,
-    parameters: &mut Vec<ParameterSpec>,
-) {
-    reads.branch(depends.offset);
-    let typed = |value: String, one: &ParameterSpec| match &one.type_name {
-        Some(name) => format!("{value}::{name}"),
-        None => value,
-    };
-    let mut values = Vec::new();
-    for (at, one) in inner.question.parameters.iter().enumerate() {
-        let matched = depends.matches.iter().find(|matched| matched.theirs == one.name);
-        let name = match matched.filter(|_| at < inner.parameters()) {
-            Some(matched) => matched.own.clone(),
-            None if inner.policy.change => {
-                let name = format!("kck_any_{}", parameters.len());
-                let (default, offset) = (None, depends.offset);
-                let type_name = one.type_name.clone();
-                parameters.push(ParameterSpec { name: name.clone(), type_name, default, offset });
-                name
-            }
-            None => continue,
-        };
-        values.push(typed(format!("(:{name})"), one));
-    }
-    const VALUE: &str = "select null::pg_catalog.json as value";
-    if inner.policy.change {
-        // A comment may end the other's text.
-        let sql = inner.question.sql(|at| values.get(at).cloned().unwrap_or_default());
-        reads.sql.push_str(&format!("{VALUE} from (\n{sql}\n) as kck_product"));
-    } else {
-        reads.sql.push_str(VALUE);
-    }
-    // A cast may make anything of anything: whether one can be the other is asked as well.
-    for one in &depends.matches {
-        let theirs = inner.question.parameters.iter().find(|theirs| theirs.name == one.theirs);
-        if let Some(type_name) = theirs.and_then(|theirs| theirs.type_name.as_ref()) {
-            reads.branch(depends.offset);
-            reads.sql.push_str(&format!("{VALUE} where (:{} ", one.own));
-            reads.part(one.offset);
-            reads.sql.push_str(&format!("= null::{type_name}) is null"));
-        }
-    }
 }
 
 /// What stands for a parameter, and the column that it needs beside it.

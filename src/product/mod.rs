@@ -25,6 +25,7 @@ use crate::{
 pub mod build;
 pub mod canonical;
 mod compose;
+mod depends;
 pub mod file;
 pub mod files;
 pub mod parameter;

@@ -12,13 +12,12 @@ use toml::{
 };
 
 use super::{
-    Draft, Fault, file, parse,
+    Draft, Fault,
+    depends::{NOTHING, table_name},
+    file, parse,
     policy::{Header, Reader, SETTINGS_OF_RECIPES},
 };
-use crate::{
-    description::{ParameterSpec, Question},
-    quote,
-};
+use crate::description::{ParameterSpec, Question};
 
 /// How long a program may take for one answer, where nothing else is said.
 const EXEC_WITHIN: Duration = Duration::from_secs(30);
@@ -225,9 +224,6 @@ fn nothing_of(parameters: Vec<ParameterSpec>) -> Question {
         parts: vec![(0, 0)],
     }
 }
-
-/// An answer may be any JSON.
-const NOTHING: &str = "select null::pg_catalog.json as value";
 
 /// Whether it follows changes: by default where it says what it depends on.
 fn follow(reader: &mut Reader<'_>, header: &mut Header, depends: bool, said: bool) {
@@ -532,91 +528,6 @@ fn matches(
     // The table is sorted by name; faults are told in the order of the text.
     matches.sort_by_key(|one| one.offset);
     matches
-}
-
-/// A table's name as a person writes it → quoted: `Shop."Sales"` is `"shop"."Sales"`.
-fn table_name(said: &str) -> Option<String> {
-    let (mut parts, mut rest) = (Vec::new(), said);
-    loop {
-        let part;
-        (part, rest) = match rest.strip_prefix('"') {
-            Some(quoted) => {
-                let end = quoted.find('"')?;
-                (quoted.get(..end)?.to_owned(), quoted.get(end + 1..)?)
-            }
-            None => {
-                let end = rest.find('.').unwrap_or(rest.len());
-                let (name, rest) = rest.split_at_checked(end)?;
-                let plain = |c: char| c == '_' || c == '$' || c.is_alphanumeric();
-                let begins = |c: char| c == '_' || c.is_alphabetic();
-                if !name.starts_with(begins) || !name.chars().all(plain) {
-                    return None;
-                }
-                (name.to_lowercase(), rest)
-            }
-        };
-        if part.is_empty() {
-            return None;
-        }
-        parts.push(quote::name(&part));
-        match rest.strip_prefix('.') {
-            Some(behind) => rest = behind,
-            None if rest.is_empty() && parts.len() <= 2 => return Some(parts.join(".")),
-            None => return None,
-        }
-    }
-}
-
-/// SQL that reads what a product depends on, while it is written.
-pub(super) struct Reads {
-    pub(super) sql: String,
-    /// See [`Question::parts`].
-    pub(super) parts: Vec<(usize, usize)>,
-}
-
-impl Reads {
-    pub(super) fn new() -> Self {
-        Self { sql: String::new(), parts: Vec::new() }
-    }
-
-    /// From here on it comes from that offset of the file.
-    pub(super) fn part(&mut self, offset: usize) {
-        self.parts.push((self.sql.len(), offset));
-    }
-
-    /// The next branch.
-    pub(super) fn branch(&mut self, offset: usize) {
-        self.part(offset);
-        if !self.sql.is_empty() {
-            self.sql.push_str("\nunion all\n");
-        }
-    }
-
-    /// Whole rows of a table: whichever column changes may count.
-    pub(super) fn table(&mut self, name: &str, depends: &Dependency) {
-        self.branch(depends.offset);
-        self.sql.push_str(&format!(
-            "select case when ({name}.*) is null then null::pg_catalog.json end as value from "
-        ));
-        self.part(depends.offset);
-        self.sql.push_str(name);
-        for (number, one) in depends.matches.iter().enumerate() {
-            self.sql.push_str(if number == 0 { " where " } else { " and " });
-            self.part(one.offset);
-            self.sql.push_str(&format!("{name}.{} ", quote::name(&one.theirs)));
-            self.part(one.offset);
-            self.sql.push_str(&format!("= :{}", one.own));
-        }
-    }
-
-    /// What is there where nothing was read.
-    pub(super) fn finish(mut self) -> Self {
-        if self.sql.is_empty() {
-            self.part(0);
-            self.sql.push_str(NOTHING);
-        }
-        self
-    }
 }
 
 #[cfg(test)]

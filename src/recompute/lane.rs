@@ -23,6 +23,7 @@ pub async fn run(handle: Handle, recipes: Arc<Recipes>, shutdown: CancellationTo
     let worker = Arc::new(Worker::new(handle.clone(), Arc::<Recipes>::clone(&recipes)));
     let mut lane = Lane { handle, recipes, worker, running: JoinSet::new(), turn: 0 };
     let mut catalog = lane.handle.shared.catalog.clone();
+    catalog.mark_changed();
     loop {
         let handle = lane.handle.clone();
         let recipes = Arc::clone(&lane.recipes);

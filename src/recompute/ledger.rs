@@ -154,9 +154,9 @@ pub struct Ledger {
     version_floor: u64,
     pub(super) keys: HashMap<Key, Tracked>,
     /// The same keys by product, so that a whole-product mark finds the hot ones, and lists go on where they ended.
-    by_product: HashMap<Arc<str>, BTreeSet<Key>>,
+    pub(super) by_product: HashMap<Arc<str>, BTreeSet<Key>>,
     /// The same keys by their parameters, for products that commits reach by patterns.
-    patterns: Patterns,
+    pub(super) patterns: Patterns,
     pub(super) products: HashMap<Arc<str>, ProductState>,
     /// Keys that are read, by when they are computed again before they expire.
     pub(super) early: Early,
@@ -388,21 +388,6 @@ impl Ledger {
             marks.extend(self.mark(keys.iter().map(|key| (key, at))));
         }
         marks
-    }
-
-    /// The tracked keys that agree with any of these patterns, and what their entries are exact as of.
-    pub fn agreeing(&mut self, patterns: &[Pattern]) -> Vec<(Key, Option<Position>)> {
-        let mut found = BTreeSet::new();
-        for pattern in patterns {
-            let tracked = self.by_product.get(&pattern.product).into_iter().flatten();
-            found.extend(self.patterns.find(pattern, tracked));
-        }
-        let as_of = |key: Key| {
-            let entry = self.keys.get(&key).and_then(|tracked| tracked.entry.as_ref());
-            let as_of = entry.map(|meta| meta.as_of);
-            (key, as_of)
-        };
-        found.into_iter().map(as_of).collect()
     }
 
     /// Commit `at` may touch any key of this product (R3).

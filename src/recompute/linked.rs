@@ -18,7 +18,7 @@
 //! after ten seconds in any case, so constant change above does not keep it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{MutexGuard, PoisonError},
     time::Instant,
 };
@@ -35,6 +35,7 @@ use super::{
     Handle,
     handle::{Marks, Waiter},
     held::Held,
+    ledger::Ledger,
 };
 
 /// Keys of one product that a key is held for, where it does not say which.
@@ -43,14 +44,17 @@ const NEEDS_MAX: usize = 1000;
 /// What a key needs: these keys, and those that agree with patterns.
 pub type Needs = (Vec<Key>, Vec<Pattern>);
 
+/// What somebody else knows.
+pub type Asked<A, B> = Box<dyn Fn(&A) -> B + Send + Sync>;
+
 /// Which keys depend on which.
 pub struct Links {
     /// What must be there before a key is computed.
-    pub needs: Box<dyn Fn(&Key) -> Needs + Send + Sync>,
+    pub needs: Asked<Key, Needs>,
     /// Which keys see a key's answer.
-    pub dependents: Box<dyn Fn(&Key) -> Vec<Pattern> + Send + Sync>,
+    pub dependents: Asked<Key, Vec<Pattern>>,
     /// In which order products go: 0 where it does not matter.
-    pub rank: Box<dyn Fn(&str) -> usize + Send + Sync>,
+    pub rank: Asked<str, usize>,
 }
 
 impl Handle {
@@ -65,8 +69,15 @@ impl Handle {
 
     /// In the order in which they are computed.
     pub(super) fn by_rank<'k>(&self, mut keys: Vec<&'k Key>) -> Vec<&'k Key> {
-        if let Some(links) = self.shared.links.get() {
-            keys.sort_by_cached_key(|key| (links.rank)(key.product()));
+        let Some(links) = self.shared.links.get() else { return keys };
+        // Keys are many, products are few.
+        let mut ranks: HashMap<&str, usize> = HashMap::new();
+        for key in &keys {
+            let name = key.product();
+            ranks.entry(name).or_insert_with(|| (links.rank)(name));
+        }
+        if ranks.values().any(|rank| *rank > 0) {
+            keys.sort_by_key(|key| ranks.get(key.product()).copied().unwrap_or(0));
         }
         keys
     }
@@ -228,9 +239,10 @@ impl Handle {
     pub(super) fn finish(&self, key: &Key) -> Vec<Waiter> {
         let waiters = self.queue().finish(key);
         if self.shared.links.get().is_some() {
-            let fresh = self.ledger().standing(key).is_some_and(|standing| standing.fresh);
-            if fresh {
-                // Whoever could not wait for others has computed it.
+            // Whoever could not wait for others may have computed it.
+            if self.held().contains(key)
+                && self.ledger().standing(key).is_some_and(|standing| standing.fresh)
+            {
                 self.held().remove(key);
             }
             self.let_go(key);
@@ -257,6 +269,23 @@ impl Handle {
             self.enqueue(&key, not_before);
         }
         due
+    }
+}
+
+impl Ledger {
+    /// The tracked keys that agree with any of these patterns, and what their entries are exact as of.
+    pub fn agreeing(&mut self, patterns: &[Pattern]) -> Vec<(Key, Option<Position>)> {
+        let mut found = BTreeSet::new();
+        for pattern in patterns {
+            let tracked = self.by_product.get(&pattern.product).into_iter().flatten();
+            found.extend(self.patterns.find(pattern, tracked));
+        }
+        let as_of = |key: Key| {
+            let entry = self.keys.get(&key).and_then(|tracked| tracked.entry.as_ref());
+            let as_of = entry.map(|meta| meta.as_of);
+            (key, as_of)
+        };
+        found.into_iter().map(as_of).collect()
     }
 }
 

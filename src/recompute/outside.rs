@@ -3,7 +3,11 @@
 //! What programs and addresses say carries no snapshot, and no position of the source's own but the newest that a
 //! barrier saw.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +16,7 @@ use tokio::sync::{Notify, watch as latest};
 use crate::{
     change::{Position, SourceTime},
     key::Key,
-    product::{Catalog, Means, Outside, Product},
+    product::{Catalog, Means, Outside, Product, Slot},
     progress::Progress,
 };
 
@@ -34,6 +38,9 @@ pub struct Recipes {
     pub programs: Programs,
     /// Addresses.
     pub addresses: Addresses,
+    /// Of products by programs: how long the chain of products of the same command below is, itself counted; locked to
+    /// look.
+    pub levels: Mutex<BTreeMap<String, usize>>,
     /// Told when some place is free again.
     pub freed: Arc<Notify>,
     /// For the source's clock.
@@ -56,7 +63,10 @@ impl Recipes {
     pub fn room(&self, product: &Product, urgent: bool) -> Result<Permit, Option<Instant>> {
         match product.draft.recipe.outside().map(|outside| &outside.means) {
             Some(Means::Exec { command, workers }) => {
-                self.programs.room(command, *workers, urgent).map(Permit::Program)
+                let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+                let level = levels.get(product.name()).copied().unwrap_or(1);
+                drop(levels);
+                self.programs.room((command, *workers), level, urgent).map(Permit::Program)
             }
             Some(Means::Http { url, .. }) => {
                 self.addresses.room(url).map(Permit::Address).ok_or(None)
@@ -68,15 +78,23 @@ impl Recipes {
     /// What no product needs any more ends.
     pub fn follow(&self, catalog: &Catalog) {
         let means = || {
-            let products = catalog.products.values().filter_map(|slot| slot.product());
-            products.filter_map(|product| Some(&product.draft.recipe.outside()?.means))
+            let products = catalog.products.iter();
+            let products = products.filter_map(|(name, slot)| Some((name, slot.product()?)));
+            products
+                .filter_map(|(name, product)| Some((name, &product.draft.recipe.outside()?.means)))
         };
-        let commands = means().filter_map(|means| match means {
-            Means::Exec { command, workers } => Some((command.as_slice(), *workers)),
+        let mut levels = BTreeMap::new();
+        let commands = means().filter_map(|(name, means)| match means {
+            Means::Exec { command, workers } => {
+                let level = level(catalog, name, command, 0);
+                levels.insert(name.clone(), level);
+                Some((command.as_slice(), exec::Use { workers: *workers, levels: level }))
+            }
             Means::Http { .. } => None,
         });
-        self.programs.keep(&exec::used(commands));
-        self.addresses.keep(means().filter_map(|means| match means {
+        self.programs.keep(exec::used(commands));
+        *self.levels.lock().unwrap_or_else(PoisonError::into_inner) = levels;
+        self.addresses.keep(means().filter_map(|(_, means)| match means {
             Means::Http { url, .. } => Some(url.as_str()),
             Means::Exec { .. } => None,
         }));
@@ -121,6 +139,19 @@ impl Recipes {
         let now = known.ok().and_then(|progress| progress.source_now(Instant::now()));
         now.ok_or_else(|| RunError::Unavailable("the source's clock is not known yet".to_owned()))
     }
+}
+
+/// Products within each other, as where they are composed.
+const DEPTH_MAX: usize = 64;
+
+/// How many products of this command are on the longest way down from one.
+fn level(catalog: &Catalog, name: &str, command: &[String], depth: usize) -> usize {
+    let product = catalog.products.get(name).and_then(Slot::product);
+    let Some(product) = product.filter(|_| depth < DEPTH_MAX) else { return 0 };
+    let means = product.draft.recipe.outside().map(|outside| &outside.means);
+    let own = matches!(means, Some(Means::Exec { command: own, .. }) if own == command);
+    let below = product.draft.products().map(|name| level(catalog, name, command, depth + 1));
+    below.max().unwrap_or(0) + usize::from(own)
 }
 
 #[async_trait]

@@ -77,11 +77,25 @@ impl Fault {
     }
 }
 
+/// How the products of one command use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Use {
+    /// Programs at once, at most: the smallest number that a product says.
+    pub workers: usize,
+    /// The longest chain of products of this command that depend on each other.
+    pub levels: usize,
+}
+
+/// By command.
+pub type Used = BTreeMap<Vec<String>, Use>;
+
 /// The programs of all products.
 pub struct Programs {
     settings: Arc<Settings>,
     /// By command; locked to look.
     pools: Mutex<BTreeMap<Vec<String>, Arc<Pool>>>,
+    /// What is known of commands in use; locked to look.
+    used: Mutex<Used>,
     /// Some pool has room that it had not.
     freed: Arc<Notify>,
 }
@@ -90,7 +104,12 @@ impl Programs {
     /// None runs yet.
     #[must_use]
     pub fn new(settings: Settings, freed: Arc<Notify>) -> Self {
-        Self { settings: Arc::new(settings), pools: Mutex::default(), freed }
+        Self {
+            settings: Arc::new(settings),
+            pools: Mutex::default(),
+            used: Mutex::default(),
+            freed,
+        }
     }
 
     fn pool(&self, command: &[String], workers: usize) -> Arc<Pool> {
@@ -98,23 +117,26 @@ impl Programs {
         if let Some(pool) = pools.get(command) {
             return Arc::clone(pool);
         }
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner).get(command).copied();
+        let used = used.unwrap_or(Use { workers, levels: 1 });
         let (settings, freed) = (Arc::clone(&self.settings), Arc::clone(&self.freed));
-        let pool = Pool::new(settings, command.to_vec(), workers, freed);
+        let pool = Pool::new(settings, command.to_vec(), used, freed);
         pools.insert(command.to_vec(), Arc::clone(&pool));
         pool
     }
 
-    /// A place for one request, where there is one now.
+    /// A place for one request, where there is one now. `level` is that of the product: 1 where it depends on no other
+    /// of the same command.
     ///
     /// # Errors
     /// When to ask again; `None`: when some place is free again.
     pub fn room(
         &self,
-        command: &[String],
-        workers: usize,
+        (command, workers): (&[String], usize),
+        level: usize,
         urgent: bool,
     ) -> Result<Permit, Option<Instant>> {
-        self.pool(command, workers).room(urgent)
+        self.pool(command, workers).room(level, urgent)
     }
 
     /// Asks a program of this command, and gives what it said; of which there are at most `workers`, where no product
@@ -131,12 +153,12 @@ impl Programs {
         self.pool(command, workers).ask(ask, within).await
     }
 
-    /// These commands are in use, with so many programs at most: others end.
-    pub fn keep(&self, used: &BTreeMap<Vec<String>, usize>) {
+    /// These commands are in use: programs of others end.
+    pub fn keep(&self, used: Used) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|command, pool| match used.get(command) {
-            Some(workers) => {
-                pool.limit(*workers);
+            Some(used) => {
+                pool.limit(*used);
                 true
             }
             None => {
@@ -144,6 +166,7 @@ impl Programs {
                 false
             }
         });
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = used;
     }
 
     /// Ends all of them, and waits until they have ended or been given up.
@@ -159,16 +182,14 @@ impl Programs {
     }
 }
 
-/// Commands with the smallest number of programs that a product says.
+/// How commands are used by products, each with its level.
 #[must_use]
-pub fn used<'a>(
-    products: impl Iterator<Item = (&'a [String], usize)>,
-) -> BTreeMap<Vec<String>, usize> {
-    let mut used: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-    for (command, workers) in products {
-        used.entry(command.to_vec())
-            .and_modify(|least| *least = workers.min(*least))
-            .or_insert(workers);
+pub fn used<'a>(products: impl Iterator<Item = (&'a [String], Use)>) -> Used {
+    let mut all = Used::new();
+    for (command, one) in products {
+        let used = all.entry(command.to_vec()).or_insert(one);
+        used.workers = used.workers.min(one.workers);
+        used.levels = used.levels.max(one.levels);
     }
-    used
+    all
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Fault, Settings,
+    Fault, Settings, Use,
     program::{Asked, Program},
     protocol::{Ask, Of},
 };
@@ -43,8 +43,7 @@ pub struct Pool {
 struct State {
     programs: Vec<Arc<Program>>,
     starting: usize,
-    /// Programs at once at most.
-    limit: usize,
+    used: Use,
     /// What one takes at once, as far as is known.
     concurrency: usize,
     /// Permits given.
@@ -54,6 +53,14 @@ struct State {
     /// Not before this, and why.
     retry: Option<(Instant, String)>,
     closed: bool,
+}
+
+impl State {
+    /// Programs at once at most: as many as are said, or as it takes for products of one command that depend on each
+    /// other not to wait for each other for ever.
+    fn limit(&self) -> usize {
+        self.used.workers.max(self.used.levels.div_ceil(self.concurrency))
+    }
 }
 
 /// A place for one request.
@@ -77,13 +84,13 @@ impl Pool {
     pub(super) fn new(
         settings: Arc<Settings>,
         command: Vec<String>,
-        limit: usize,
+        used: Use,
         freed: Arc<Notify>,
     ) -> Arc<Self> {
         let state = State {
             programs: Vec::new(),
             starting: 0,
-            limit,
+            used,
             concurrency: 1,
             given: 0,
             failures: 0,
@@ -99,7 +106,11 @@ impl Pool {
     }
 
     /// What no one waits for does not go while no program can be started.
-    pub(super) fn room(self: &Arc<Self>, urgent: bool) -> Result<Permit, Option<Instant>> {
+    pub(super) fn room(
+        self: &Arc<Self>,
+        level: usize,
+        urgent: bool,
+    ) -> Result<Permit, Option<Instant>> {
         let mut state = self.state();
         if let Some((at, _)) = &state.retry
             && *at > Instant::now()
@@ -108,15 +119,17 @@ impl Pool {
         {
             return Err(Some(*at));
         }
-        if state.given >= state.limit.saturating_mul(state.concurrency) {
+        // A place stays free for each level below: what a program asks for while it is asked must find one.
+        let places = state.limit().saturating_mul(state.concurrency);
+        if state.given >= places.saturating_sub(level - 1) {
             return Err(None);
         }
         state.given += 1;
         Ok(Permit(Arc::clone(self)))
     }
 
-    pub(super) fn limit(&self, workers: usize) {
-        self.state().limit = workers;
+    pub(super) fn limit(&self, used: Use) {
+        self.state().used = used;
     }
 
     /// Asks a program, another one if the first is lost.
@@ -180,7 +193,7 @@ impl Pool {
             program.enter();
             return Ok(Place::On(Arc::clone(program)));
         }
-        if state.programs.len() + state.starting >= state.limit {
+        if state.programs.len() + state.starting >= state.limit() {
             return Ok(Place::Wait(None));
         }
         let now = Instant::now();

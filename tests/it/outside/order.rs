@@ -8,6 +8,7 @@ use tokio::sync::broadcast::Receiver;
 
 use super::{PATIENCE, command, noted};
 use crate::support::{
+    client::get,
     kck::{Kck, Project},
     process::{output, stdout},
     run,
@@ -16,6 +17,10 @@ use crate::support::{
 
 /// `sum_of` in SQL, and programs over tables and over each other; one of them over everything of one.
 async fn levels(name: &str) -> (Database, Project) {
+    levels_by(name, &[]).await
+}
+
+async fn levels_by(name: &str, arguments: &[&str]) -> (Database, Project) {
     let database = Database::new(name).await;
     let project = Project::sums(&database).await;
     let by_owner = "params = { owner = \"bigint\" }\neager = \"always\"\n";
@@ -24,7 +29,7 @@ async fn levels(name: &str) -> (Database, Project) {
             |name: &&str| format!("{{ product = {name:?}, match = {{ owner = \"owner\" }} }}");
         format!("depends = [{}]\n", names.iter().map(entry).collect::<Vec<_>>().join(", "))
     };
-    let text = command(&project, &[]);
+    let text = command(&project, arguments);
     for name in ["twice", "thrice"] {
         project.recipe(name, &format!("{text}{by_owner}{}", on(&["sum_of"])));
     }
@@ -130,6 +135,25 @@ fn a_reader_that_demands_a_commit_gets_it_through_every_level() {
             let lsn = database.commit(&format!("update items set n = {n} where id = 2")).await;
             assert_eq!(kck.at_least("total/2", &lsn).await.value(), json!(5 * n));
             assert_eq!(kck.at_least("sums/0,2", &lsn).await.value(), json!(n));
+        }
+        kck.stop().await;
+    });
+}
+
+#[test]
+fn programs_of_one_command_do_not_wait_for_each_other_for_ever() {
+    run(async {
+        // One request at once, and no more than one program is asked for.
+        let (_database, project) = levels_by("outside_chain", &["", "1"]).await;
+        let kck = project.start().await;
+        let asked = (0..6).map(|owner| {
+            let address = kck.address.clone();
+            tokio::spawn(async move {
+                get(&address, &format!("/fetch/total/{owner}?wait=25s"), &[]).await.unwrap().status
+            })
+        });
+        for status in futures_util::future::join_all(asked).await {
+            assert_eq!(status.unwrap(), 200);
         }
         kck.stop().await;
     });
