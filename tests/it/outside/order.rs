@@ -141,6 +141,36 @@ fn a_reader_that_demands_a_commit_gets_it_through_every_level() {
 }
 
 #[test]
+fn an_edit_below_reaches_programs_above() {
+    run(async {
+        let (database, project) = levels("outside_edited").await;
+        let kck = project.start().await;
+        database.run("update items set n = 1 where id = 1").await;
+        kck.kept("total/1", &json!(5)).await;
+        let mut events = kck.observer.subscribe();
+        project.product(
+            "sum_of",
+            "/* kck\nresult = \"value\"\n*/\nselect 10 * sum(n)::bigint from items where owner = :owner",
+        );
+        // Whoever depends on it joins after it.
+        for name in ["sum_of", "total"] {
+            let joined = |event: &Event| matches!(event, Event::ProductJoined { product, .. } if product == name);
+            Kck::event(&mut events, joined).await;
+        }
+        kck.kept("twice/1", &json!(20)).await;
+        kck.kept("total/1", &json!(50)).await;
+        // A column that comes may be one that a program reads.
+        let mut events = kck.observer.subscribe();
+        database.run("alter table items add column more int").await;
+        let moved = |event: &Event| matches!(event, Event::ProductJoined { product, .. } if product == "seen");
+        Kck::event(&mut events, moved).await;
+        database.run("update items set n = 2 where id = 1").await;
+        kck.joined().await;
+        kck.stop().await;
+    });
+}
+
+#[test]
 fn programs_of_one_command_do_not_wait_for_each_other_for_ever() {
     run(async {
         // One request at once, and no more than one program is asked for.
