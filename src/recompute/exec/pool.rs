@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Fault, Settings, Use,
-    program::{Asked, Program},
+    program::{Asked, GREETING_WITHIN, Program},
     protocol::{Ask, Of},
 };
 
@@ -134,17 +134,18 @@ impl Pool {
 
     /// Asks a program, another one if the first is lost.
     pub(super) async fn ask(self: &Arc<Self>, ask: &Ask, within: Duration) -> Result<Bytes, Fault> {
-        let deadline = Instant::now() + within;
+        // A program that has to start first takes nothing of the time of its answer.
+        let placed_by = Instant::now() + GREETING_WITHIN + within;
         let tries = if matches!(ask.of, Of::Product(_)) { TRIES } else { 1 };
         let mut lost = String::new();
         for _ in 0..tries {
-            let program = self.place(deadline, within).await?;
+            let program = self.place(placed_by, within).await?;
             if !program.greeting.knows(&ask.of) {
                 let (name, knows) = (ask.of.name().to_owned(), program.greeting.products());
                 program.leave();
                 return Err(Fault::Unknown { name, knows });
             }
-            let asked = program.ask(ask, deadline).await;
+            let asked = program.ask(ask, Instant::now() + within).await;
             program.leave();
             self.changed.notify_waiters();
             match asked {

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// From its start to its greeting.
-const GREETING_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const GREETING_WITHIN: Duration = Duration::from_secs(10);
 /// Lines on their way to it.
 const LINES_WAITING: usize = 64;
 /// What a line has around an answer's value.
