@@ -27,7 +27,7 @@ use kck::{
     description::{Description, Mentions, Question},
     entry::{Fingerprint, Stamp},
     key::Key,
-    product::{Draft, Policy, Product},
+    product::{Draft, Policy, Product, Recipe},
     recompute::ledger::{Ledger, Terms},
 };
 
@@ -52,6 +52,7 @@ fn product(name: &str) -> Arc<Product> {
                 offset: 0,
                 parts: vec![],
             },
+            recipe: Recipe::Sql,
             calls: vec![],
             text: String::new(),
         },

@@ -1,27 +1,39 @@
 //! Settings → a running kck: the only place that builds and wires every part.
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::Arc,
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::SourceTime,
     config::Config,
     definitions::Definitions,
+    depend::{Links, Need},
     follow::{self, First},
     health,
     inbox::Inbox,
     observe::Observer,
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
-    product::files::{Drafts, Files},
+    product::{
+        Catalog,
+        files::{Drafts, Files},
+    },
     progress::Progress,
     rebuild::{Rebuilt, rebuild},
-    recompute::{self, Handle, timer::Timer},
+    recompute::{self, Handle, exec, http::Addresses, linked, outside::Recipes, timer::Timer},
     reload::Reload,
     roster::Roster,
     serve::{
@@ -135,7 +147,8 @@ impl App {
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
         let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
         let ticks = std::mem::take(&mut rebuilt.ticks);
-        let parts = assemble(config, source, replication, rebuilt, observer);
+        let mut parts = assemble(config, source, replication, rebuilt, observer);
+        parts.environment = environment.to_vec();
         let door = Door { listener, http, gate, login };
         let timer = timer(&parts, ticks);
         Ok(spawn((parts, timer), door, address, (first, files)))
@@ -244,6 +257,7 @@ fn assemble(
         index,
         health,
         observer,
+        environment: Vec::new(),
         roster: Arc::new(Roster::new(members)),
     }
 }
@@ -284,12 +298,12 @@ fn spawn(
     let Config { refresh_connections, statement_timeout, .. } = parts.config;
     let pool =
         postgres::run::Pool::new(Arc::clone(&parts.source), refresh_connections, statement_timeout);
-    let recipe = Arc::new(recompute::sql::Sql { pool });
-    tasks.spawn(succeeding(recompute::worker::run(
-        parts.recompute.clone(),
-        recipe,
-        shutdown.clone(),
-    )));
+    let sql: Arc<dyn recompute::Run> = Arc::new(recompute::sql::Sql { pool });
+    link(&parts);
+    let recipes = Arc::new(recipes(&parts, Arc::clone(&sql), address));
+    let (handle, stop) = (parts.recompute.clone(), shutdown.clone());
+    tasks.spawn(succeeding(recompute::worker::run(handle.clone(), sql, stop.clone())));
+    tasks.spawn(succeeding(recompute::lane::run(handle, recipes, stop)));
     tasks.spawn(until(shutdown.clone(), succeeding(timer.run())));
     let definitions = Definitions {
         source: Housekeeping::new(Arc::clone(&parts.source)),
@@ -312,6 +326,70 @@ fn spawn(
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
     tasks.spawn(follow::run(parts, first, shutdown.clone()));
     App { address, context, shutdown, tasks }
+}
+
+/// Which keys depend on which, as the catalogue says it at any time.
+fn link(parts: &Parts) {
+    type Known = Option<(Arc<Catalog>, Arc<Links>)>;
+    let (catalog, known) = (parts.catalog.subscribe(), Mutex::new(Known::None));
+    let links = Arc::new(move || {
+        let catalog = Arc::clone(&catalog.borrow());
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, links)) if Arc::ptr_eq(of, &catalog) => Arc::clone(links),
+            _ => {
+                let links = Arc::new(Links::of(&catalog));
+                *known = Some((catalog, Arc::clone(&links)));
+                links
+            }
+        }
+    });
+    let (needs, dependents, rank) = (Arc::clone(&links), Arc::clone(&links), links);
+    parts.recompute.on_linked(linked::Links {
+        needs: Box::new(move |key| {
+            let (mut keys, mut patterns) = linked::Needs::default();
+            for need in needs().needs(key) {
+                match need {
+                    Need::Key(key) => keys.push(key),
+                    Need::Any(pattern) => patterns.push(pattern),
+                }
+            }
+            (keys, patterns)
+        }),
+        dependents: Box::new(move |key| dependents().dependents(key)),
+        rank: Box::new(move |product| rank().rank(product)),
+    });
+}
+
+/// Every way in which answers are made.
+fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> Recipes {
+    let config = &parts.config;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let mut server = address;
+    if server.ip().is_unspecified() {
+        // Who listens everywhere is found here.
+        server.set_ip(match server {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let settings = exec::Settings {
+        guard: config.guard.clone(),
+        // Here, where nothing else is said.
+        directory: Path::new(".").join(&config.directory),
+        server: format!("{scheme}://{server}"),
+        hidden: config.own_variables.clone(),
+        answer_bytes: config.answer_bytes,
+    };
+    let freed: Arc<Notify> = Arc::default();
+    Recipes {
+        sql,
+        programs: exec::Programs::new(settings, Arc::clone(&freed)),
+        addresses: Addresses::new(&parts.environment, config.answer_bytes, Arc::clone(&freed)),
+        levels: Mutex::default(),
+        freed,
+        progress: parts.progress.subscribe(),
+    }
 }
 
 fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {

@@ -87,7 +87,8 @@ impl Question {
             return self.offset + byte;
         };
         let next = self.parts.get(part).map_or(usize::MAX, |(_, offset)| *offset);
-        (offset + byte - begins).min(next)
+        // Parts need not come in the order of the file.
+        (offset + byte - begins).min(if next < *offset { usize::MAX } else { next })
     }
 
     fn byte_of(&self, character: usize, mut write: impl FnMut(usize) -> String) -> usize {

@@ -19,6 +19,9 @@ pub struct Explanation {
     pub time: Vec<String>,
     /// Products whose SQL is a part of its own.
     pub products: Vec<String>,
+    /// Products that it depends on, and whose answers make it stale when they change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depends: Vec<String>,
     /// What makes its keys be computed again, as its header says it.
     pub refresh: Vec<String>,
     /// The keys that are computed before anybody reads them.
@@ -70,6 +73,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "{} ({}): {}", self.product, parameters.join(", "), self.class)?;
         for product in &self.products {
             writeln!(f, "  contains product {product}")?;
+        }
+        for product in &self.depends {
+            writeln!(f, "  depends on product {product}")?;
         }
         for table in &self.tables {
             writeln!(f, "  {}: {}, a change costs {}", table.table, table.class, table.costs)?;

@@ -32,6 +32,7 @@ const PARTS: &[(&str, &str, &str)] = &[
         "check the role's right to read the catalogue; certificates wait for it",
     ),
     ("product", "KCK302", "GET /products says why; the others are answered as ever"),
+    ("recipe", "KCK401", "GET /products says why; other products are answered as ever"),
     ("update", "KCK303", "GET /products says why; the others run as ever"),
     (
         "canary",

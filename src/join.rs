@@ -99,6 +99,10 @@ impl Joining {
         });
         let mut ready = Vec::new();
         for (name, known) in &joiners {
+            // Whose answers it reads has joined before: what it reads then is of the present definition.
+            if known.depends.iter().any(|other| joiners.contains_key(other)) {
+                continue;
+            }
             let client = self.source.client().await?;
             let left = match waiting.get(name) {
                 Some((_, left)) => still_there(client, left).await?,

@@ -62,3 +62,4 @@ pub mod resume;
 pub mod roster;
 pub mod stores;
 pub mod updates;
+pub mod web;

@@ -12,7 +12,9 @@ use crate::{
         publication::{Publication, Unusable},
     },
     product::{
-        Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file, update,
+        Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file,
+        recipe::On,
+        update,
         warm::{self, Domain},
     },
     store::state::Seen,
@@ -84,7 +86,7 @@ pub async fn product(
     let description = match describe::describe(client, &draft.question).await {
         Ok(description) => description,
         Err(describe::DescribeError::Refused(why)) => {
-            return Ok(Err(vec![refusal(&draft, why)]));
+            return Ok(Err(vec![refusal(&draft, plainly(&draft, why))]));
         }
         Err(describe::DescribeError::Source(error)) => return Err(error),
     };
@@ -94,7 +96,14 @@ pub async fn product(
     };
     let rules = depend::analyse(&product, &product.description);
     product.by_time = !rules.time.is_empty();
-    if let Some(refusal) = rules.refusal(&product.draft.policy) {
+    // What moves with time in a product that it depends on shows in that one's answers.
+    let told = product.by_time
+        && product
+            .draft
+            .recipe
+            .outside()
+            .is_some_and(|outside| outside.products().next().is_some());
+    if let Some(refusal) = rules.refusal(&product.draft.policy).filter(|_| !told) {
         let (what, hint) = refusal.split_once(": ").unwrap_or((&refusal, ""));
         return Ok(Err(vec![product.draft.fault(product.draft.question.offset, what, hint)]));
     }
@@ -164,6 +173,24 @@ pub async fn update(
         Err(describe::DescribeError::Refused(why)) => Ok(Err(vec![refusal(&draft, why)])),
         Err(describe::DescribeError::Source(error)) => Err(error),
     }
+}
+
+/// What a product of another recipe depends on is read by SQL that nobody wrote: what is said of it is said of the
+/// file.
+fn plainly(draft: &Draft, why: describe::Refusal) -> describe::Refusal {
+    let Some(outside) = draft.recipe.outside() else { return why };
+    let depends = outside.depends.iter().rfind(|depends| depends.offset <= why.offset);
+    let hint = match (why.sqlstate.as_str(), depends.map(|depends| &depends.on)) {
+        ("42P01" | "3F000", _) => "name a table that kck's role sees: \"shop.sales\"",
+        ("42703", Some(On::Table(_))) => {
+            "match has a column of the table on the left, and a parameter of this product on the right"
+        }
+        ("42883" | "42804" | "42846" | "42725", _) => {
+            "these two cannot be compared: give the parameter the other's type in params"
+        }
+        _ => return why,
+    };
+    describe::Refusal { hint: hint.to_owned(), ..why }
 }
 
 fn refusal(draft: &Draft, why: describe::Refusal) -> Fault {

@@ -81,6 +81,8 @@ pub(crate) struct Parts {
     pub(crate) index: watch::Sender<Arc<Index>>,
     pub(crate) health: watch::Sender<Arc<Health>>,
     pub(crate) observer: Observer,
+    /// What products of addresses may take from it.
+    pub(crate) environment: Vec<(String, String)>,
     /// Who runs, and on what it stands.
     pub(crate) roster: Arc<Roster>,
 }

@@ -30,7 +30,7 @@ use crate::{
     },
     product::{Draft, Fault, Product, Slot, files::Files, listed},
     recompute::ledger::Terms,
-    roster::Known,
+    roster::{Known, Members},
     store::{
         self,
         state::{self, Seen},
@@ -420,10 +420,22 @@ impl Reload {
             product.fingerprint = load::with_generation(definition, generation);
         }
         members.enter(&name, Known::new(&product, &index, definition, generation, seen));
+        self.rejoin_dependents(&mut members, &name).await?;
         self.run_as(product, index, faults, true);
         parts.roster.wake_joiners();
         self.surplus = true;
         Ok(())
+    }
+
+    /// Who reads its answers may have read those of before: they join again, after it.
+    async fn rejoin_dependents(&self, members: &mut Members, name: &str) -> Result<(), Error> {
+        let mut cells = Vec::new();
+        for dependent in members.dependents(name) {
+            members.rejoin(&dependent);
+            self.parts.recompute.ledger().joins(&dependent, Lsn(u64::MAX));
+            cells.push(state::matched(&dependent, None, self.parts.recompute.state_stamp()));
+        }
+        Ok(self.parts.store.save(&cells).await?)
     }
 
     /// Steps 4 and 5 of [`Reload::place`].

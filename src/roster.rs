@@ -20,7 +20,7 @@ use crate::{
         catalogue::{Catalogue, Objects},
         publication::Publication,
     },
-    product::Product,
+    product::{Outside, Product},
     store::state::{Matched, Seen},
 };
 
@@ -35,6 +35,8 @@ pub struct Known {
     pub followed: bool,
     /// The source takes it; else it is only looked at to see when to try again.
     pub works: bool,
+    /// The products whose answers it reads: it joins after them.
+    pub depends: BTreeSet<String>,
     /// The tables that must be published for it.
     pub tables: BTreeSet<TableId>,
     /// What to ask the catalogue about.
@@ -61,6 +63,14 @@ impl Known {
             generation,
             followed: product.draft.policy.change,
             works: true,
+            depends: product
+                .draft
+                .recipe
+                .outside()
+                .into_iter()
+                .flat_map(Outside::products)
+                .map(|(name, _)| name.to_owned())
+                .collect(),
             tables: load::tables_of(index, product.name()),
             objects: Objects::of(description),
             definitions: description.definitions.clone(),
@@ -76,6 +86,7 @@ impl Known {
             generation: 0,
             followed: false,
             works: false,
+            depends: BTreeSet::new(),
             tables: BTreeSet::new(),
             objects: Objects::of(&last.description),
             definitions: last.description.definitions.clone(),
@@ -166,6 +177,22 @@ impl Members {
     /// It must join again.
     pub fn rejoin(&mut self, product: &str) {
         self.joining.insert(product.to_owned());
+    }
+
+    /// Those that are matched and read its answers, through others too.
+    #[must_use]
+    pub fn dependents(&self, product: &str) -> BTreeSet<String> {
+        let (mut found, mut next) = (BTreeSet::new(), vec![product.to_owned()]);
+        while let Some(name) = next.pop() {
+            let readers = self.known.iter().filter(|(_, known)| known.depends.contains(&name));
+            for (reader, _) in readers {
+                if found.insert(reader.clone()) {
+                    next.push(reader.clone());
+                }
+            }
+        }
+        found.retain(|name| self.known.get(name).is_some_and(|known| known.followed));
+        found
     }
 
     /// It has joined: it is listed.
@@ -273,6 +300,7 @@ mod tests {
             generation: 1,
             followed,
             works: true,
+            depends: BTreeSet::new(),
             tables: BTreeSet::new(),
             objects: Objects::default(),
             definitions: String::new(),
@@ -305,6 +333,20 @@ mod tests {
         members.see("a", Seen { catalogue: "moved".into(), ..Seen::default() });
         assert!(members.is_joining("a") && members.count() > count);
         assert_eq!(members.known()["a"].matched().seen.catalogue, "moved");
+    }
+
+    #[test]
+    fn who_reads_answers_depends_through_others_too() {
+        let mut members = Members::default();
+        let on = |name: &str, followed| Known {
+            depends: BTreeSet::from([name.to_owned()]),
+            ..known(followed)
+        };
+        members.enter("a", known(true));
+        members.enter("b", on("a", false));
+        members.enter("c", on("b", true));
+        members.enter("d", on("x", true));
+        assert_eq!(members.dependents("a"), BTreeSet::from(["c".to_owned()]));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod fetch;
+mod guard;
 mod run;
 mod status;
 mod subscribe;
@@ -72,6 +73,9 @@ enum Command {
     /// A shop with live traffic and everything it needs, to look at.
     #[command(after_help = "Example: kck demo")]
     Demo(demo::Demo),
+    /// Run a program until standard input ends, and leave nothing of it behind: for kck itself.
+    #[command(hide = true)]
+    Guard(guard::Guard),
     /// Measure on a Postgres of kck's own.
     #[command(after_help = "Example: kck bench flow")]
     Bench(bench::Bench),
@@ -124,7 +128,10 @@ impl From<Failure> for Stop {
 /// Parses the command line, runs the command, says why it failed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = match Cli::parse().command {
+        Command::Guard(guard) => return guard.main(),
+        command => command,
+    };
     log_to_stderr(&command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -149,6 +156,8 @@ pub fn main() -> ExitCode {
             Command::Teardown(teardown) => teardown.run().await,
             Command::Demo(demo) => demo.run().await,
             Command::Bench(bench) => bench.run().await,
+            // It was taken above, before a runtime of this size.
+            Command::Guard(_) => Ok(()),
         }
     });
     // A task that hangs must not keep the process: everything that had to be done was waited for.

@@ -71,6 +71,8 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     ("auth.login", "signing_key_file", "", false),
     // For tests of crashes: everyone who reaches this point of the protocol waits there.
     ("test", "halt_at", "", false),
+    // For tests of programs: the kck that guards them, where it is not this one.
+    ("test", "guard", "", false),
 ];
 
 /// What the design names and this version does not have yet.
@@ -187,6 +189,10 @@ pub struct Config {
     pub auth: Option<serve::auth::Settings>,
     /// For tests of crashes.
     pub halt_at: Option<Point>,
+    /// Variables of the environment that are kck's own.
+    pub own_variables: Vec<String>,
+    /// kck itself, as a program.
+    pub guard: PathBuf,
     printed: String,
 }
 
@@ -264,7 +270,9 @@ impl Config {
             })?;
             values.insert((section, name), value.clone());
         }
-        Self::check(&Raw(values), directory)
+        let own = environment.iter().map(|(name, _)| name).filter(|name| name.starts_with("KCK_"));
+        let own_variables = own.cloned().collect();
+        Ok(Self { own_variables, ..Self::check(&Raw(values), directory)? })
     }
 
     fn check(raw: &Raw, directory: &Path) -> Result<Self, BadSetting> {
@@ -304,6 +312,9 @@ impl Config {
             misses: raw.number("limits", "misses")?,
             subscriptions: raw.number("limits", "subscriptions")?,
             auth: auth::check(raw, directory)?,
+            own_variables: Vec::new(),
+            // Also where the file was replaced or taken away meanwhile.
+            guard: optional("test", "guard").map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
             halt_at: halt_at.map_err(|fact| bad("[test] halt_at", fact, "leave it out"))?,
             printed: raw.print(),
         };
@@ -503,7 +514,8 @@ mod tests {
                 "[{section}] {name} says {value}"
             );
         }
-        assert_eq!(named.len(), SETTINGS.len() - 1, "the example names what does not exist");
+        let settings = SETTINGS.iter().filter(|(section, ..)| *section != "test").count();
+        assert_eq!(named.len(), settings, "the example names what does not exist");
         assert!(parse(EXAMPLE, &[]).is_ok());
     }
 

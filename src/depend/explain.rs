@@ -25,6 +25,7 @@ impl Rules {
             tables: tables.collect(),
             time: self.time.clone(),
             products: self.products.clone(),
+            depends: self.depends.clone(),
             refresh: Vec::new(),
             warm: None,
         }
@@ -170,6 +171,7 @@ mod tests {
             mislabelled: vec![],
             parameters: vec!["customer".into()],
             products: vec![],
+            depends: vec![],
         };
         assert_eq!(
             rules.explain(),

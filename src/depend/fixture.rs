@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use crate::{
     description::{Description, Mentions, ParameterSpec, Question},
     entry::Fingerprint,
-    product::{Draft, Policy, Product},
+    product::{Draft, Policy, Product, Recipe},
 };
 
 pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> {
@@ -28,6 +28,7 @@ pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> 
                 offset: 0,
                 parts: vec![],
             },
+            recipe: Recipe::Sql,
             calls: vec![],
             text: sql.to_owned(),
         },

@@ -27,8 +27,20 @@ pub struct Index {
 
 #[derive(Debug, Clone)]
 enum Node {
-    Table { name: String, publishable: bool },
-    Product { product: Arc<Product>, name: Arc<str>, rules: Rules, lookups: Option<Arc<Lookups>> },
+    Table {
+        name: String,
+        publishable: bool,
+    },
+    Product {
+        product: Arc<Product>,
+        name: Arc<str>,
+        rules: Rules,
+        lookups: Option<Arc<Lookups>>,
+    },
+    /// A product that is only named.
+    Other {
+        name: String,
+    },
 }
 
 /// How one product reads one table.
@@ -107,16 +119,37 @@ impl Index {
     #[must_use]
     pub fn dot(&self) -> String {
         let label = |text: &str| format!("label={text:?}");
+        let graph = self.with_products();
         let edge = |_: &_, edge: petgraph::stable_graph::EdgeReference<'_, Vec<Rule>>| {
+            if edge.weight().is_empty() {
+                return label("product");
+            }
             let class = edge.weight().iter().map(Rule::class).max();
             label(&class.map(|class| class.to_string()).unwrap_or_default())
         };
         let node = |_: &_, (_, node): (NodeIndex, &Node)| match node {
             Node::Table { name, .. } => format!("{} shape=box", label(name)),
             Node::Product { product, .. } => label(product.name()),
+            Node::Other { name } => label(name),
         };
         let config = [Config::NodeNoLabel, Config::EdgeNoLabel];
-        format!("{:?}", Dot::with_attr_getters(&self.graph, &config, &edge, &node))
+        format!("{:?}", Dot::with_attr_getters(&graph, &config, &edge, &node))
+    }
+
+    /// The graph with an edge, which has no rules, from every product to those that read it or depend on it.
+    fn with_products(&self) -> StableDiGraph<Node, Vec<Rule>> {
+        let (mut graph, mut known) = (self.graph.clone(), self.products.clone());
+        for (product, node) in &self.products {
+            let rules = self.rules(product);
+            for name in rules.iter().flat_map(|rules| rules.products.iter().chain(&rules.depends)) {
+                // One that follows no changes has no node of its own.
+                let other = *known
+                    .entry(name.clone())
+                    .or_insert_with(|| graph.add_node(Node::Other { name: name.clone() }));
+                graph.add_edge(other, *node, Vec::new());
+            }
+        }
+        graph
     }
 
     /// The longest path of all lookups: how many steps F's closure takes (R7).
@@ -124,7 +157,7 @@ impl Index {
     pub fn steps(&self) -> usize {
         let steps = self.graph.node_weights().filter_map(|node| match node {
             Node::Product { lookups, .. } => lookups.as_ref().map(|lookups| lookups.steps()),
-            Node::Table { .. } => None,
+            Node::Table { .. } | Node::Other { .. } => None,
         });
         steps.max().unwrap_or(0)
     }
@@ -144,7 +177,7 @@ impl Index {
                         lookups: lookups.as_ref(),
                     })
                 }
-                Node::Table { .. } => None,
+                Node::Table { .. } | Node::Other { .. } => None,
             }
         })
     }

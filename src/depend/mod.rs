@@ -14,6 +14,7 @@ pub mod firm;
 #[cfg(test)]
 mod fixture;
 mod graph;
+pub mod links;
 pub mod lookup;
 pub mod pending;
 mod plan;
@@ -25,4 +26,5 @@ pub mod settle;
 pub use affected::{Matcher, Touched};
 pub use analysis::analyse;
 pub use graph::Index;
+pub use links::{Links, Need};
 pub use rule::{AnyOf, Binding, Class, Column, Is, Reach, Rule, Rules, TableRules, Test};

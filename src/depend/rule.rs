@@ -123,6 +123,8 @@ pub struct Rules {
     pub parameters: Vec<String>,
     /// The products whose SQL is a part of this one's.
     pub products: Vec<String>,
+    /// The products that it says it depends on.
+    pub depends: Vec<String>,
 }
 
 /// How much a change costs and how exactly it is followed, the finest first.
@@ -147,6 +149,27 @@ impl Rule {
     #[must_use]
     pub fn product(why: impl Into<String>) -> Self {
         Self { only: Vec::new(), reach: Reach::Product(why.into()) }
+    }
+
+    /// Forgets what binds others than the first so many parameters.
+    pub(super) fn keep(&mut self, parameters: usize) {
+        match &mut self.reach {
+            Reach::Product(_) => {}
+            Reach::Row(bindings) => bindings.truncate(parameters),
+            Reach::Lookup(lookup) => {
+                let mut kept = (**lookup).clone();
+                kept.parameters.truncate(parameters);
+                *lookup = Arc::new(kept);
+            }
+        }
+        let bound = match &self.reach {
+            Reach::Product(_) => return,
+            Reach::Row(bindings) => bindings.iter().any(|one| one.by().is_some()),
+            Reach::Lookup(lookup) => lookup.parameters.iter().any(|one| one.by().is_some()),
+        };
+        if !bound {
+            self.reach = Reach::Product("nothing of it is matched with a parameter".to_owned());
+        }
     }
 
     /// Its class.

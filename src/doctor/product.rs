@@ -211,6 +211,7 @@ mod tests {
     #[test]
     fn the_same_gain_of_several_products_is_said_once() {
         let explained = |product: &str| Explanation {
+            depends: vec![],
             product: product.to_owned(),
             class: "direct".to_owned(),
             parameters: vec![],

@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Draft, Fault, Product,
+    Draft, Fault, Means, Product,
     parameter::{Canonical, Form, Parameter},
 };
 
@@ -50,8 +50,8 @@ fn refusals(draft: &Draft, description: &Description) -> Vec<Fault> {
 
 /// The parameters with their types.
 pub(super) fn parameters(draft: &Draft, types: &[Type], faults: &mut Vec<Fault>) -> Vec<Parameter> {
-    let mut parameters = Vec::with_capacity(draft.question.parameters.len());
-    for (spec, type_) in draft.question.parameters.iter().zip(types) {
+    let mut parameters = Vec::with_capacity(draft.parameters());
+    for (spec, type_) in draft.question.parameters.iter().zip(types).take(draft.parameters()) {
         match parameter(draft, spec, type_) {
             Ok(parameter) => parameters.push(parameter),
             Err(fault) => faults.push(fault),
@@ -120,6 +120,9 @@ fn shape(draft: &Draft, parameters: &[Parameter], columns: &[OutputColumn]) -> F
         hash.add_type(&parameter.type_);
     }
     hash.add(&format!("{:?}", draft.policy.result));
+    if !draft.recipe.is_sql() {
+        hash.add(draft.recipe.kind());
+    }
     for column in columns {
         hash.add(&column.name);
         hash.add_type(&column.type_);
@@ -139,6 +142,12 @@ fn fingerprint(
     hash.add("product");
     hash.add(&draft.question.sql(|index| format!("\0{index}\0")));
     hash.add(&format!("{shape:?} {}", draft.policy.change));
+    if let Some(outside) = draft.recipe.outside() {
+        hash.add(&match &outside.means {
+            Means::Exec { command, .. } => format!("exec {command:?}"),
+            Means::Http { url, headers } => format!("http {url} {headers:?}"),
+        });
+    }
     for parameter in parameters {
         hash.add_type(&parameter.type_);
     }

@@ -6,7 +6,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Argument, Call, Draft, Fault, parse};
+use super::{
+    Argument, Call, Draft, Fault, Outside, Recipe,
+    depends::{Reads, product, strangers},
+    parse,
+    recipe::On,
+};
 use crate::description::{ParameterSpec, Question};
 
 /// Products within each other.
@@ -39,9 +44,12 @@ impl Composer<'_> {
         }
         let Some(said) = self.said.get(name) else { return };
         let composed = match said {
-            Ok(draft) if !draft.calls.is_empty() => {
+            Ok(draft) if !draft.calls.is_empty() || !draft.recipe.is_sql() => {
                 around.push(name.to_owned());
-                let composed = self.with_parts(draft, around);
+                let composed = match draft.recipe.outside() {
+                    None => self.with_parts(draft, around),
+                    Some(outside) => self.with_depends(draft, outside, around),
+                };
                 around.pop();
                 composed
             }
@@ -87,6 +95,55 @@ impl Composer<'_> {
         Ok(Draft { question: composed, ..draft.clone() })
     }
 
+    /// What a product of another recipe depends on, as SQL that reads it.
+    fn with_depends(
+        &mut self,
+        draft: &Draft,
+        outside: &Outside,
+        around: &mut Vec<String>,
+    ) -> Result<Draft, Vec<Fault>> {
+        let mut reads = Reads::new();
+        let mut parameters = draft.question.parameters.clone();
+        for depends in &outside.depends {
+            match &depends.on {
+                On::Table(name) => reads.table(name, depends),
+                On::Product(name) => {
+                    let inner = self
+                        .product(draft, name, depends.offset, around)
+                        .map_err(|fault| vec![fault])?;
+                    strangers(draft, depends, &inner)?;
+                    product(&mut reads, depends, &inner, &mut parameters);
+                }
+            }
+            if reads.sql.len() > STATEMENT_BYTES_MAX {
+                let hint = "let it depend on less";
+                let what = "what it depends on is too long a statement";
+                return Err(vec![draft.fault(depends.offset, what, hint)]);
+            }
+        }
+        let Reads { sql, parts } = reads.finish();
+        let statement = parse::read(Path::new(""), &sql, 0).map_err(|fault| {
+            let what = format!("what it depends on cannot be read: {}", fault.message);
+            vec![draft.fault(outside.depends.first().map_or(0, |one| one.offset), what, fault.hint)]
+        })?;
+        let place = |hole: &usize| {
+            let (name, _) = statement.names.get(*hole)?;
+            parameters.iter().position(|parameter| parameter.name == *name)
+        };
+        let holes = statement.holes.iter().filter_map(place).collect();
+        let hidden = parameters.len() - draft.question.parameters.len();
+        let question = Question {
+            parameters,
+            pieces: statement.pieces,
+            holes,
+            mentions: statement.mentions,
+            offset: 0,
+            parts,
+        };
+        let recipe = Recipe::Outside(Box::new(Outside { hidden, ..outside.clone() }));
+        Ok(Draft { question, recipe, ..draft.clone() })
+    }
+
     /// A product that is read, itself composed.
     fn inner(
         &mut self,
@@ -96,9 +153,38 @@ impl Composer<'_> {
     ) -> Result<Draft, Fault> {
         let name = &call.product;
         let fault = |what: String, hint: &str| Err(draft.fault(call.at.start, what, hint));
-        if around.contains(name) {
+        let inner = self.product(draft, name, call.at.start, around)?;
+        if !inner.recipe.is_sql() {
+            let what = format!("'{name}' is of kind {}: SQL cannot read it", inner.recipe.kind());
+            return fault(what, "read tables and products in SQL, or let a program read both");
+        }
+        let parameters = &inner.question.parameters;
+        let least = parameters.iter().take_while(|one| one.default.is_none()).count();
+        let given = call.arguments.len();
+        if given < least || parameters.len() < given {
+            let names: Vec<&str> = parameters.iter().map(|one| one.name.as_str()).collect();
+            let what = format!(
+                "'{name}' takes {} arguments, not {given}: {}",
+                parameters.len(),
+                names.join(", ")
+            );
+            return fault(what, "give it one value a parameter");
+        }
+        Ok(inner)
+    }
+
+    /// A product that another one reads or depends on, itself composed.
+    fn product(
+        &mut self,
+        draft: &Draft,
+        name: &str,
+        at: usize,
+        around: &mut Vec<String>,
+    ) -> Result<Draft, Fault> {
+        let fault = |what: String, hint: &str| Err(draft.fault(at, what, hint));
+        if around.iter().any(|product| product == name) {
             let cycle = around.iter().skip_while(|product| *product != name);
-            let names: Vec<&str> = cycle.map(String::as_str).chain([name.as_str()]).collect();
+            let names: Vec<&str> = cycle.map(String::as_str).chain([name]).collect();
             let what = format!("products read each other in a circle: {}", names.join(" → "));
             return fault(what, "let one of them read the tables itself");
         }
@@ -113,21 +199,7 @@ impl Composer<'_> {
                 format!("the product '{name}' that it reads does not load"),
                 "mend that one first",
             ),
-            Some(Ok(inner)) => {
-                let parameters = &inner.question.parameters;
-                let least = parameters.iter().take_while(|one| one.default.is_none()).count();
-                let given = call.arguments.len();
-                if given < least || parameters.len() < given {
-                    let names: Vec<&str> = parameters.iter().map(|one| one.name.as_str()).collect();
-                    let what = format!(
-                        "'{name}' takes {} arguments, not {given}: {}",
-                        parameters.len(),
-                        names.join(", ")
-                    );
-                    return fault(what, "give it one value a parameter");
-                }
-                Ok(inner.clone())
-            }
+            Some(Ok(inner)) => Ok(inner.clone()),
         }
     }
 }
@@ -331,5 +403,91 @@ mod tests {
         assert_eq!(offset("totl"), outer.1.find("totl").unwrap());
         let inside = offset("customer_id");
         assert!(draft.calls[0].at.contains(&inside) || draft.calls[0].at.end == inside, "{inside}");
+    }
+
+    /// The same of files of either form, by their names.
+    fn files(files: &[(&str, &str)]) -> BTreeMap<String, Result<Draft, Vec<Fault>>> {
+        let read = |(name, text): &(&str, &str)| {
+            let (stem, extension) = name.split_once('.').unwrap();
+            let said = match extension {
+                "toml" => crate::product::recipe::read(stem, Path::new(name), (*text).to_owned()),
+                _ => file::draft(stem, Path::new(name), (*text).to_owned()),
+            };
+            (stem.to_owned(), said)
+        };
+        let said: Vec<(String, Result<Draft, Vec<Fault>>)> = files.iter().map(read).collect();
+        composed(said.iter().map(|(name, said)| (name.as_str(), said)))
+    }
+
+    fn program(params: &str, depends: &str) -> String {
+        format!(
+            "kind = \"exec\"\ncommand = [\"w\"]\nparams = {{ {params} }}\ndepends = [{depends}]"
+        )
+    }
+
+    #[test]
+    fn what_a_program_depends_on_is_read_in_sql() {
+        let text = program(
+            "c = \"bigint\"",
+            "{ table = \"sales\", match = { customer = \"c\" } }, { product = \"orders_of\", match = { customer_id = \"c\" } }",
+        );
+        let two = "/* kck\nparams = { customer_id = \"bigint\", state = \"text\" } */\nselect 1 from orders where customer_id = :customer_id and state = :state";
+        let all = files(&[("orders_of.sql", two), ("p.toml", &text)]);
+        let draft = all["p"].as_ref().unwrap();
+        let question = &draft.question;
+        let sql = question.sql(|index| format!("${}", question.parameters[index].name));
+        assert_eq!(
+            sql,
+            "select case when (\"sales\".*) is null then null::pg_catalog.json end as value from \"sales\" where \"sales\".\"customer\" = $c\nunion all\nselect null::pg_catalog.json as value from (\nselect 1 from orders where customer_id = ($c)::bigint and state = ($kck_any_1)::text\n) as kck_product\nunion all\nselect null::pg_catalog.json as value where ($c = null::bigint) is null"
+        );
+        assert_eq!((draft.parameters(), question.parameters.len()), (1, 2));
+    }
+
+    #[test]
+    fn circles_are_refused_with_their_path() {
+        let on = |name: &str| program("", &format!("{{ product = \"{name}\" }}"));
+        let (a, b) = (on("b"), on("c"));
+        let all = files(&[("a.toml", &a), ("b.toml", &b), ("c.toml", &on("a"))]);
+        let said = all["c"].as_ref().unwrap_err()[0].to_string();
+        assert!(said.contains("in a circle: a → b → c → a"), "{said}");
+        assert!(all["a"].is_err() && all["b"].is_err());
+        let own = files(&[("a.toml", &on("a"))]);
+        assert!(
+            own["a"].as_ref().unwrap_err()[0].to_string().contains("a.toml:4:24: products read")
+        );
+    }
+
+    #[test]
+    fn a_program_names_what_there_is() {
+        let orders = ("orders_of.sql", ORDERS.1);
+        let said = |text: &str| {
+            let all = files(&[orders, ("p.toml", text)]);
+            all["p"].as_ref().unwrap_err()[0].to_string()
+        };
+        let on = |matched: &str| {
+            program(
+                "c = \"int\"",
+                &format!("{{ product = \"orders_of\", match = {{ {matched} }} }}"),
+            )
+        };
+        assert!(
+            said(&program("", "{ product = \"nobody\" }")).contains("there is no product 'nobody'")
+        );
+        assert!(said(&on("id = \"c\"")).contains(
+            "p.toml:4:47: product 'orders_of' has no parameter 'id'\n  hint: its parameters: customer"
+        ));
+        let text = program(
+            "customer = \"int\"",
+            "{ product = \"orders_of\", match = { c = \"customer\" } }",
+        );
+        assert!(said(&text).contains("turn it around"), "{}", said(&text));
+    }
+
+    #[test]
+    fn sql_cannot_read_a_program() {
+        let text = program("c = \"int\"", "{ table = \"t\" }");
+        let all = files(&[("p.toml", &text), ("q.sql", "select * from kck.p(1)")]);
+        let said = all["q"].as_ref().unwrap_err()[0].to_string();
+        assert!(said.contains("'p' is of kind exec: SQL cannot read it"), "{said}");
     }
 }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    Access, Draft, Fault, Kind,
+    Access, Draft, Fault, Kind, Recipe,
     files::{Drafts, Files},
-    parse, policy,
+    parse, policy, recipe,
 };
 use crate::description::{ParameterSpec, Question};
 
@@ -56,17 +56,15 @@ pub(super) fn said(kind: Kind, name: &str, files: &[&Path]) -> Result<Draft, Vec
 }
 
 fn read_draft(kind: Kind, name: &str, file: &Path) -> Result<Draft, Vec<Fault>> {
-    if file.extension().is_some_and(|extension| extension == "toml") {
-        let (what, hint) = match kind {
-            Kind::Product => (
-                "a recipe of kind exec or http is not supported yet",
-                "only SQL files are products so far",
-            ),
-            Kind::Update => ("an update is an SQL file", "write the statement in a file NAME.sql"),
-        };
-        return Err(vec![whole(file, what, hint)]);
+    let toml = file.extension().is_some_and(|extension| extension == "toml");
+    if toml && kind == Kind::Update {
+        let hint = "write the statement in a file NAME.sql";
+        return Err(vec![whole(file, "an update is an SQL file", hint)]);
     }
     let text = read_text(kind, file).map_err(|fault| vec![fault])?;
+    if toml {
+        return recipe::read(name, file, text);
+    }
     draft_of(kind, name, file, text)
 }
 
@@ -118,6 +116,7 @@ pub fn draft_of(kind: Kind, name: &str, file: &Path, text: String) -> Result<Dra
         file: file.to_owned(),
         policy: header.policy,
         question,
+        recipe: Recipe::Sql,
         text,
         calls: statement.calls,
     })
@@ -162,24 +161,24 @@ fn parameters(
             ));
         }
     }
-    let first_default = said.iter().position(|spec| spec.default.is_some());
-    for spec in
-        said.iter().skip(first_default.unwrap_or(said.len())).filter(|spec| spec.default.is_none())
-    {
-        let what = format!("parameter '{}' has no default, but one before it has", spec.name);
-        faults.push(Fault::at(
-            file,
-            text,
-            spec.offset,
-            what,
-            "only the last parameters can be left out of a key",
-        ));
-    }
+    faults.extend(gaps(file, text, &said));
     if faults.is_empty() { Ok(said) } else { Err(faults) }
 }
 
+/// Parameters without a default behind one that has one.
+pub(super) fn gaps(file: &Path, text: &str, said: &[ParameterSpec]) -> Vec<Fault> {
+    let first_default = said.iter().position(|spec| spec.default.is_some());
+    let behind = said.iter().skip(first_default.unwrap_or(said.len()));
+    let gap = |spec: &ParameterSpec| {
+        let what = format!("parameter '{}' has no default, but one before it has", spec.name);
+        let hint = "only the last parameters can be left out of a key";
+        Fault::at(file, text, spec.offset, what, hint)
+    };
+    behind.filter(|spec| spec.default.is_none()).map(gap).collect()
+}
+
 /// Claims are bound to parameters that there are.
-fn bound(
+pub(super) fn bound(
     file: &Path,
     text: &str,
     access: &Access,
@@ -431,6 +430,7 @@ mod tests {
             (".d.sql", "half written"),
             ("Bad.sql", "select 1"),
             ("e.toml", "kind = \"exec\""),
+            ("h.toml", "kind = \"http\"\nurl = \"https://api.example.com/now\"\nexpire = \"1m\""),
             ("f.sql", "selec"),
             ("one/g.sql", "select 1"),
             ("two/g.sql", "select 2"),
@@ -438,9 +438,9 @@ mod tests {
         std::os::unix::fs::symlink(&folder.0, folder.0.join("deep/loop")).unwrap();
         let loaded = load(&folder.0);
         let names: Vec<_> = loaded.drafts.iter().map(|draft| draft.name.as_str()).collect();
-        assert_eq!(names, ["a", "b"]);
+        assert_eq!(names, ["a", "b", "h"]);
         assert_eq!(Vec::from_iter(loaded.broken.keys()), ["e", "f", "g"]);
-        assert!(loaded.broken["e"][0].message.contains("not supported yet"));
+        assert!(loaded.broken["e"][0].message.contains("command is missing"));
         assert_eq!(loaded.broken["g"].len(), 2);
         assert!(loaded.broken["g"][0].message.contains("two/g.sql"));
         assert_eq!(loaded.faults.len(), 1);

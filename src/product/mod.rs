@@ -25,16 +25,19 @@ use crate::{
 pub mod build;
 pub mod canonical;
 mod compose;
+mod depends;
 pub mod file;
 pub mod files;
 pub mod parameter;
 pub mod parse;
 pub mod policy;
+pub mod recipe;
 pub mod resolve;
 pub mod schedule;
 pub mod update;
 pub mod warm;
 
+pub use recipe::{Means, Outside, Recipe};
 pub use schedule::Schedule;
 pub use update::{Update, UpdateSlot};
 pub use warm::Warm;
@@ -257,8 +260,11 @@ pub struct Draft {
     pub file: PathBuf,
     /// Its settings.
     pub policy: Policy,
-    /// What the source is asked; its offsets are those of `text`.
+    /// What the source is asked; its offsets are those of `text`. Of another recipe than SQL nobody runs it: it reads
+    /// what the answers depend on.
     pub question: Question,
+    /// By what its answers are made.
+    pub recipe: Recipe,
     /// The file's own text.
     pub text: String,
     /// The products that it reads; their SQL is a part of the question.
@@ -288,6 +294,20 @@ pub struct Argument {
 }
 
 impl Draft {
+    /// How many parameters are its own.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        let hidden = self.recipe.outside().map_or(0, |outside| outside.hidden);
+        self.question.parameters.len().saturating_sub(hidden)
+    }
+
+    /// The products that it reads or depends on, as its file names them.
+    pub fn products(&self) -> impl Iterator<Item = &str> {
+        let depends = self.recipe.outside().into_iter().flat_map(Outside::products);
+        let read = self.calls.iter().map(|call| call.product.as_str());
+        read.chain(depends.map(|(name, _)| name))
+    }
+
     /// A fault at a byte offset of the file.
     #[must_use]
     pub fn fault(&self, offset: usize, what: impl Into<String>, hint: impl Into<String>) -> Fault {
@@ -322,13 +342,15 @@ impl Product {
     /// Whether an unmarked entry is exact as of the newest certificate (DESIGN section 10, "No certificate").
     #[must_use]
     pub fn is_certified(&self) -> bool {
-        self.draft.policy.change && self.draft.policy.expire.is_none() && !self.by_time
+        let Draft { policy, recipe, .. } = &self.draft;
+        policy.change && policy.expire.is_none() && !self.by_time && recipe.is_sql()
     }
 
     /// Whether an entry is stale when its schedule is overdue: there is no certificate that says more.
     #[must_use]
     pub fn goes_by_schedule(&self) -> bool {
-        self.draft.policy.is_timed() && (!self.draft.policy.change || self.by_time)
+        let Draft { policy, recipe, .. } = &self.draft;
+        policy.is_timed() && (!policy.change || self.by_time || !recipe.is_sql())
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Argument, Call, Fault};
 use crate::{description::Mentions, quote};
 
 /// The most parameters a file may have: a path has that many segments.
-const PARAMETERS_MAX: usize = 64;
+pub(super) const PARAMETERS_MAX: usize = 64;
 
 /// Kinds of statements that write.
 const WRITING: [&str; 5] = ["InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "CallStmt"];
@@ -69,6 +69,24 @@ pub(super) fn is_type_name(text: &str) -> bool {
         !matches!(token.token(), Token::SqlComment | Token::CComment | Token::Setof)
     };
     tokens.tokens.iter().all(plain) && pg_query::parse(text, ParserOptions::TYPE_NAME).is_ok()
+}
+
+/// Whether a parameter of a product may have this name; else what is wrong with it, and a hint.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_parameter_name(name: &str) -> Result<(), (String, String)> {
+    let what = format!("a parameter cannot be named '{name}'");
+    let letters = |c: char| c == '_' || c.is_ascii_lowercase();
+    if !name.starts_with(letters) || !name.chars().all(|c| letters(c) || c.is_ascii_digit()) {
+        let hint = "a parameter's name is made of a-z, 0-9 and _; a slice is written a[1 : (x)]";
+        return Err((what, hint.to_owned()));
+    }
+    if RESERVED.contains(&name) {
+        let reserved = RESERVED.join(", ");
+        return Err((what, format!("rename it; these have a meaning of their own: {reserved}")));
+    }
+    Ok(())
 }
 
 /// A token's place in the file.
@@ -227,18 +245,11 @@ impl Reader<'_> {
             let hint = "write :name; values are bound, so they need no quotes";
             return Err(self.fault(offset, format!(":{name} is psql's quoting"), hint));
         }
-        let letters = |c: char| c == '_' || c.is_ascii_lowercase();
-        if !name.starts_with(letters) || !name.chars().all(|c| letters(c) || c.is_ascii_digit()) {
-            let hint =
-                "a parameter's name is made of a-z, 0-9 and _; a slice is written a[1 : (x)]";
-            return Err(self.fault(offset, format!("a parameter cannot be named '{name}'"), hint));
+        let reserved = self.writes && RESERVED.contains(&name);
+        match check_parameter_name(name) {
+            Err((what, hint)) if !reserved => Err(self.fault(offset, what, hint)),
+            _ => Ok(()),
         }
-        if !self.writes && RESERVED.contains(&name) {
-            let hint =
-                format!("rename it; these have a meaning of their own: {}", RESERVED.join(", "));
-            return Err(self.fault(offset, format!("a parameter cannot be named '{name}'"), hint));
-        }
-        Ok(())
     }
 
     /// Checks the statement by PostgreSQL's grammar and collects what it mentions.

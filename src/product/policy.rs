@@ -32,6 +32,27 @@ const SETTINGS: [&str; 12] = [
 /// Those of them that an update takes too.
 const SETTINGS_OF_UPDATES: [&str; 3] = ["description", "params", "auth"];
 
+/// Those of them that a product of another recipe takes too, before its own.
+pub(super) const SETTINGS_OF_RECIPES: [&str; 17] = [
+    "kind",
+    "command",
+    "workers",
+    "url",
+    "headers",
+    "timeout",
+    "depends",
+    "description",
+    "params",
+    "refresh",
+    "expire",
+    "stale",
+    "eager",
+    "min_interval",
+    "warm",
+    "rls",
+    "auth",
+];
+
 /// The longest time a setting may name, in milliseconds: a hundred years.
 const MILLISECONDS_MAX: u64 = 36_525 * 86_400_000;
 
@@ -52,7 +73,7 @@ pub(super) struct Header {
 /// # Errors
 /// Every fault found.
 pub(super) fn read(file: &Path, text: &str, range: Range<usize>) -> Result<Header, Vec<Fault>> {
-    read_taking(&SETTINGS, file, text, range)
+    read_taking((&SETTINGS, "a product"), file, text, range)
 }
 
 /// As [`read`], of an update.
@@ -64,17 +85,17 @@ pub(super) fn read_update(
     text: &str,
     range: Range<usize>,
 ) -> Result<Header, Vec<Fault>> {
-    read_taking(&SETTINGS_OF_UPDATES, file, text, range)
+    read_taking((&SETTINGS_OF_UPDATES, "an update"), file, text, range)
 }
 
 fn read_taking(
-    takes: &'static [&'static str],
+    (takes, one): (&'static [&'static str], &'static str),
     file: &Path,
     text: &str,
     range: Range<usize>,
 ) -> Result<Header, Vec<Fault>> {
     let toml = text.get(range.clone()).unwrap_or_default();
-    let mut reader = Reader { file, text, start: range.start, takes, faults: Vec::new() };
+    let mut reader = Reader { start: range.start, ..Reader::new(file, text, takes, one) };
     let mut header = Header::default();
     match DeTable::parse(toml) {
         Ok(table) => {
@@ -93,20 +114,38 @@ fn read_taking(
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
-struct Reader<'a> {
-    file: &'a Path,
-    text: &'a str,
+/// Reads settings, one by one.
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a Path,
+    pub(super) text: &'a str,
     start: usize,
     takes: &'static [&'static str],
-    faults: Vec<Fault>,
+    /// What takes them: `an update`.
+    one: &'static str,
+    pub(super) faults: Vec<Fault>,
 }
 
-impl Reader<'_> {
-    fn fault(&mut self, at: &Range<usize>, what: impl Into<String>, hint: impl Into<String>) {
+impl<'a> Reader<'a> {
+    /// Reads settings of these names, whose places are those of `text`.
+    pub(super) fn new(
+        file: &'a Path,
+        text: &'a str,
+        takes: &'static [&'static str],
+        one: &'static str,
+    ) -> Self {
+        Self { file, text, start: 0, takes, one, faults: Vec::new() }
+    }
+
+    pub(super) fn fault(
+        &mut self,
+        at: &Range<usize>,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.faults.push(Fault::at(self.file, self.text, self.start + at.start, what, hint));
     }
 
-    fn setting(
+    pub(super) fn setting(
         &mut self,
         header: &mut Header,
         key: &Spanned<std::borrow::Cow<'_, str>>,
@@ -159,8 +198,9 @@ impl Reader<'_> {
     fn unknown(&mut self, name: &str, at: &Range<usize>) {
         let takes = self.takes.join(", ");
         if SETTINGS.contains(&name) {
-            let hint = format!("an update takes {takes}");
-            return self.fault(at, format!("{name} is a setting of products"), hint);
+            let hint = format!("{} takes {takes}", self.one);
+            let whose = if self.one == "an update" { "products" } else { "products in SQL" };
+            return self.fault(at, format!("{name} is a setting of {whose}"), hint);
         }
         let hint = match nearest(name, self.takes) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -169,7 +209,7 @@ impl Reader<'_> {
         self.fault(at, format!("unknown setting '{name}'"), hint);
     }
 
-    fn string<'v>(&mut self, name: &str, value: &'v Value<'_>) -> Option<&'v str> {
+    pub(super) fn string<'v>(&mut self, name: &str, value: &'v Value<'_>) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {
             self.wrong(name, value, "a string");
@@ -177,7 +217,7 @@ impl Reader<'_> {
         text
     }
 
-    fn wrong(&mut self, name: &str, value: &Value<'_>, wanted: &str) {
+    pub(super) fn wrong(&mut self, name: &str, value: &Value<'_>, wanted: &str) {
         let found = value.get_ref().type_str();
         self.fault(
             &value.span(),
@@ -205,7 +245,12 @@ impl Reader<'_> {
         T::default()
     }
 
-    fn duration(&mut self, name: &str, value: &Value<'_>, min: Duration) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        name: &str,
+        value: &Value<'_>,
+        min: Duration,
+    ) -> Option<Duration> {
         let text = self.string(name, value)?;
         let duration = parse_duration(text).filter(|duration| min <= *duration);
         if duration.is_none() {

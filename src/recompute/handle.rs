@@ -25,11 +25,14 @@ use super::{
     batches::Bounds,
     budget::Budget,
     crew::Crew,
+    held::Held,
     ledger::{Ledger, Standing},
+    linked::Links,
     overflow::Walk,
     queue::{Queue, Stale, Want},
     reserve::Reserve,
     schedule::Ticks,
+    warm::after,
     watch::{Watchers, Watching},
 };
 
@@ -46,6 +49,8 @@ pub struct Fresh {
 
 /// Keys that were read before V had passed their marks, and are not forgotten for it; of more some wait for the next read.
 const TOO_SOON_MOST: usize = 10_000;
+/// Keys that are woken while a lock is held once.
+const AT_ONCE: usize = 1000;
 /// What a watched key is worth more than one that is only read.
 const WATCHED: f32 = 1024.0;
 /// Of a `min_interval`, and the longest: how much later a key may go so that others go with it.
@@ -87,6 +92,10 @@ pub(super) struct Shared {
     pub(super) missed: Mutex<BTreeMap<String, Walk>>,
     /// Somebody asked: a worker looks.
     pub(super) asked: Notify,
+    /// The same for those that are not in SQL.
+    pub(super) asked_outside: Notify,
+    /// Products that are not in SQL and gave no answer of late, and why; locked to look.
+    troubles: Mutex<BTreeMap<String, String>>,
     /// A key is to be computed again before whoever keeps the time looks.
     pub(super) sooner: Notify,
     /// When products were due and will be; locked to look, or to say it anew.
@@ -103,6 +112,12 @@ pub(super) struct Shared {
     watchers: Arc<Watchers>,
     /// Who wants the bytes of what is kept.
     kept: OnceLock<Kept>,
+    /// Which keys depend on which.
+    pub(super) links: OnceLock<Links>,
+    /// What keys that are being computed demand of others; locked to look.
+    pub(super) demanded: Mutex<HashMap<Key, Position>>,
+    /// Keys that wait for others; locked for one decision, alone.
+    pub(super) held: Mutex<Held>,
     began: Instant,
     pub(super) catalog: latest::Receiver<Arc<Catalog>>,
     pub(super) progress: latest::Receiver<Progress>,
@@ -154,6 +169,8 @@ impl Handle {
             )),
             missed: Mutex::default(),
             asked: Notify::new(),
+            asked_outside: Notify::new(),
+            troubles: Mutex::default(),
             sooner: Notify::new(),
             ticks: Mutex::default(),
             wanted: latest::Sender::new(0),
@@ -162,6 +179,9 @@ impl Handle {
             too_soon: Mutex::default(),
             watchers: Arc::default(),
             kept: OnceLock::new(),
+            links: OnceLock::new(),
+            demanded: Mutex::default(),
+            held: Mutex::default(),
             began: Instant::now(),
             catalog,
             progress,
@@ -248,9 +268,16 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Arc<Fresh>, Error> {
         let (waiter, answer) = oneshot::channel();
-        let asked = self.queue().ask(key, want, waiter, Instant::now());
-        asked.map_err(|_| Error::Overloaded)?;
-        self.shared.asked.notify_one();
+        let outside = self.is_outside(key.product());
+        {
+            let mut queue = self.queue();
+            if outside && queue.waiting_of(key.product()) >= self.shared.config.queued_outside() {
+                return Err(Error::Overloaded);
+            }
+            let asked = queue.ask(key, want, waiter, Instant::now());
+            asked.map_err(|_| Error::Overloaded)?;
+        }
+        self.ask_workers();
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Stopping),
@@ -300,22 +327,77 @@ impl Handle {
         }
     }
 
-    /// Queues a stale key for its turn; whether the queue took it. One that does not fit is looked at again later.
+    /// Queues a stale key for its turn, or holds it until what it depends on is there; whether it was taken. One that
+    /// does not fit is looked at again later.
     pub(super) fn queue_refresh(&self, key: &Key, not_before: Option<Instant>) -> bool {
-        let taken = self.fits(key, not_before);
+        let taken = self.hold(key, not_before) || self.enqueue(key, not_before);
         if !taken {
             self.did_not_fit(key.product());
         }
         taken
     }
 
-    fn fits(&self, key: &Key, not_before: Option<Instant>) -> bool {
-        let stale = self.stale(key, not_before);
-        let taken = self.queue().refresh(key, stale).is_ok();
-        if taken {
-            self.shared.asked.notify_one();
+    /// Queues a stale key for its turn; whether the queue took it.
+    pub(super) fn enqueue(&self, key: &Key, not_before: Option<Instant>) -> bool {
+        self.enqueue_all(&[(key, self.stale(key, not_before))]).is_empty()
+    }
+
+    /// Queues stale keys, so that what goes together is there together when a worker looks. Those for which there was no
+    /// room come back.
+    fn enqueue_all<'k>(&self, keys: &[(&'k Key, Stale)]) -> Vec<&'k Key> {
+        let mut left = Vec::new();
+        for some in keys.chunks(AT_ONCE) {
+            let mut queue = self.queue();
+            for (key, stale) in some {
+                let room = self.shared.config.queued_outside();
+                let full =
+                    queue.waiting_of(key.product()) >= room && self.is_outside(key.product());
+                if full || queue.refresh(key, *stale).is_err() {
+                    left.push(*key);
+                }
+            }
+            drop(queue);
+            self.ask_workers();
         }
-        taken
+        left
+    }
+
+    /// Something is queued: whoever computes it looks.
+    pub(super) fn ask_workers(&self) {
+        self.shared.asked.notify_one();
+        self.shared.asked_outside.notify_one();
+    }
+
+    /// Whether a product's answers are made by others than the source.
+    pub(super) fn is_outside(&self, product: &str) -> bool {
+        let catalog = self.shared.catalog.borrow();
+        match catalog.products.get(product) {
+            Some(Slot::Ready { product, .. }) => !product.draft.recipe.is_sql(),
+            _ => false,
+        }
+    }
+
+    /// Why a product that is not in SQL gave no answer when it was last asked.
+    #[must_use]
+    pub fn trouble_of(&self, product: &str) -> Option<String> {
+        let troubles = self.shared.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.get(product).cloned()
+    }
+
+    /// A product that is not in SQL gave an answer, or why it gave none.
+    pub(super) fn trouble(&self, product: &str, why: Option<&str>) {
+        let told = {
+            let mut troubles = self.shared.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            match why {
+                Some(why) => drop(troubles.insert(product.to_owned(), why.to_owned())),
+                // All of SQL come here and have never been in it.
+                None if troubles.remove(product).is_none() => return,
+                None => {}
+            }
+            let names: Vec<&str> = troubles.keys().map(String::as_str).collect();
+            (!names.is_empty()).then(|| format!("no answer of late: {}", names.join(", ")))
+        };
+        self.shared.observer.part("recipe", told);
     }
 
     /// Somebody waits for the certificate to grow.
@@ -414,32 +496,50 @@ impl Handle {
 
     /// V has passed these marks: what is read or watched is computed again.
     pub fn wake(&self, marks: &Marks) {
-        let catalog = Arc::clone(&self.shared.catalog.borrow());
-        let wake = |key: &Key| {
-            if self.wake_key(&catalog, key) == Woken::Full {
-                self.did_not_fit(key.product());
-            }
-        };
-        marks.keys.iter().for_each(|(key, _)| wake(key));
+        self.wake_all(marks.keys.iter().map(|(key, _)| key).collect());
         for (product, _) in &marks.products {
-            let keys: Vec<Key> = self.ledger().keys_of(product).cloned().collect();
-            keys.iter().for_each(wake);
+            let mut from = String::new();
+            loop {
+                let keys = self.ledger().some_from(product, &from, AT_ONCE);
+                let Some(last) = keys.last() else { break };
+                from = after(last);
+                self.wake_all(keys.iter().collect());
+            }
         }
     }
 
-    pub(super) fn wake_key(&self, catalog: &Catalog, key: &Key) -> Woken {
+    fn wake_all(&self, keys: Vec<&Key>) {
+        let catalog = Arc::clone(&self.shared.catalog.borrow());
+        let mut together = Vec::new();
+        for key in self.by_rank(keys) {
+            if let Some(not_before) = self.is_eager(&catalog, key)
+                && !self.hold(key, not_before)
+            {
+                together.push((key, self.stale(key, not_before)));
+            }
+        }
+        for key in self.enqueue_all(&together) {
+            self.did_not_fit(key.product());
+        }
+    }
+
+    /// Wakes a key that did not fit before; whether it does now, or need not.
+    pub(super) fn wake_key(&self, catalog: &Catalog, key: &Key) -> bool {
+        let Some(not_before) = self.is_eager(catalog, key) else { return true };
+        self.hold(key, not_before) || self.enqueue(key, not_before)
+    }
+
+    /// Whether a stale key is computed before it is read, and when at the earliest.
+    fn is_eager(&self, catalog: &Catalog, key: &Key) -> Option<Option<Instant>> {
         let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else {
-            return Woken::No;
+            return None;
         };
-        let eager = match product.draft.policy.eager {
+        let wanted = match product.draft.policy.eager {
             Eager::Always => true,
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
             Eager::Never => false,
         };
-        if !eager {
-            return Woken::No;
-        }
-        if self.fits(key, self.not_before(product, key)) { Woken::Queued } else { Woken::Full }
+        wanted.then(|| self.not_before(product, key))
     }
 
     /// How soon a key that is stale from now on should be computed: its reads ÷ its cost; those that somebody watches
@@ -472,7 +572,7 @@ impl Handle {
     }
 
     /// `min_interval` after the last computation, on kck's clock.
-    fn not_before(&self, product: &Product, key: &Key) -> Option<Instant> {
+    pub(super) fn not_before(&self, product: &Product, key: &Key) -> Option<Instant> {
         let interval = product.draft.policy.min_interval;
         if interval.is_zero() {
             return None;
@@ -517,7 +617,8 @@ impl Handle {
             forgets.iter().for_each(|forget| ledger.forget(forget));
         }
         forgets.iter().for_each(|forget| self.moved(&forget.key));
-        Ok(())
+        let lost: Vec<Key> = forgets.into_iter().map(|forget| forget.key).collect();
+        self.tell_of_lost(&lost).await
     }
 
     /// Deletes entries durably, with stamps that the ledger gave, none above `highest`.
@@ -548,17 +649,6 @@ fn usable(ledger: &Ledger, key: &Key, progress: Progress) -> Option<(Standing, P
     standing.fresh &= !ledger.is_overdue(key.product(), standing.meta.as_of_time, now);
     let expired = standing.meta.expires.is_some_and(|expires| now.is_none_or(|now| expires <= now));
     (!expired).then_some((standing, progress))
-}
-
-/// What became of a key that was to be woken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Woken {
-    /// It waits for its turn.
-    Queued,
-    /// Nobody wants it before it is read.
-    No,
-    /// The queue has no room.
-    Full,
 }
 
 /// What commits marked, to be written durably and then woken.

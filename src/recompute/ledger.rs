@@ -145,7 +145,7 @@ pub struct Ledger {
     version_floor: u64,
     pub(super) keys: Keys,
     /// The same keys by their parameters, for products that commits reach by patterns.
-    patterns: Patterns,
+    pub(super) patterns: Patterns,
     pub(super) products: HashMap<Arc<str>, ProductState>,
     /// Keys that are read, by when they are computed again before they expire.
     pub(super) early: Early,

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    change::{Lsn, Snapshot, SourceTime},
+    change::{Lsn, Position, Snapshot, SourceTime},
     key::Key,
     product::Product,
 };
@@ -22,9 +22,15 @@ pub mod batches;
 pub mod budget;
 pub mod crew;
 pub mod early;
+pub mod exec;
 mod handle;
+mod held;
+pub mod http;
 mod keys;
+pub mod lane;
 pub mod ledger;
+pub mod linked;
+pub mod outside;
 mod overflow;
 mod patterns;
 #[cfg(test)]
@@ -67,6 +73,13 @@ pub struct Config {
     pub batch_time: Duration,
 }
 
+impl Config {
+    /// Keys of one product that may wait where the source does not compute them: one that hangs takes no room of others.
+    fn queued_outside(&self) -> usize {
+        (self.queued_keys / 20).max(1)
+    }
+}
+
 /// What one statement gave.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ran {
@@ -97,12 +110,21 @@ pub enum RunError {
     /// The answer has not the form it must have.
     #[error("{0}")]
     Unsound(&'static str),
+    /// Whoever makes the answer, and is not the source, gave none.
+    #[error("{why}")]
+    Outside {
+        /// For readers.
+        fact: &'static str,
+        /// For whoever minds the product.
+        why: String,
+    },
 }
 
 /// How a value is computed.
 ///
 /// - **Snapshot**: all keys of one call are answered from one snapshot, and every commit that was visible before
 ///   the call is in it. A recipe that cannot tell its snapshot gives `None`.
+/// - **Position**: every commit up to `as_of` is visible before the call, and nothing older is to be read of others.
 /// - **Writes nothing** at the source.
 /// - **Concurrency**: called from many workers at once, up to the set number.
 /// - **Failure**: all or nothing; the caller halves the batch to find a key that throws.
@@ -110,7 +132,7 @@ pub enum RunError {
 #[async_trait]
 pub trait Run: Send + Sync + 'static {
     /// Computes these keys, all of `product`.
-    async fn run(&self, product: &Product, keys: &[Key]) -> Result<Ran, RunError>;
+    async fn run(&self, product: &Product, keys: &[Key], as_of: Position) -> Result<Ran, RunError>;
 }
 
 /// Why a read or a computation did not come to an answer.
@@ -134,6 +156,12 @@ pub enum Error {
     ProductBroken {
         /// Postgres's code.
         sqlstate: String,
+    },
+    /// The product's program or address gave no answer.
+    #[error("{fact}")]
+    NoAnswer {
+        /// What is known of why.
+        fact: &'static str,
     },
     /// The answer is over `limits.answer`.
     #[error("the answer has {bytes} bytes, at most {limit} are kept")]

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::key::Key;
 
-use super::{Handle, handle::Woken, warm::after};
+use super::{Handle, warm::after};
 
 /// Keys looked at in one turn.
 const AT_ONCE: usize = 1024;
@@ -55,7 +55,7 @@ impl Handle {
         let catalog = Arc::clone(&self.shared.catalog.borrow());
         let keys = self.ledger().some_from(product, from, AT_ONCE);
         for key in &keys {
-            if self.is_stale(key) && self.wake_key(&catalog, key) == Woken::Full {
+            if self.is_stale(key) && !self.wake_key(&catalog, key) {
                 *from = key.as_str().to_owned();
                 return false;
             }

@@ -22,7 +22,7 @@ use crate::{
     entry::{Fingerprint, Stamp},
     key::Key,
     observe::{Counter, Observer},
-    product::{Catalog, Draft, Eager, Policy, Product, Slot},
+    product::{Catalog, Draft, Eager, Policy, Product, Recipe, Slot},
     progress::Progress,
     store::memory::Memory,
 };
@@ -58,7 +58,7 @@ struct Played {
 
 #[async_trait]
 impl Run for Played {
-    async fn run(&self, product: &Product, keys: &[Key]) -> Result<Ran, RunError> {
+    async fn run(&self, product: &Product, keys: &[Key], _: Position) -> Result<Ran, RunError> {
         let number = {
             let mut calls = self.calls.lock().unwrap();
             calls.push(keys.to_vec());
@@ -108,6 +108,7 @@ fn product(name: &str) -> Arc<Product> {
                 parts: vec![],
             },
             calls: vec![],
+            recipe: Recipe::Sql,
             text: String::new(),
         },
         parameters: vec![],

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{change::Position, key::Key};
+use crate::{change::Position, key::Key, pattern::Pattern};
 
 /// Of so many turns one is for what nobody waits for.
 const TURNS: u64 = 8;
@@ -130,6 +130,8 @@ pub struct Queue<W> {
     /// The same keys, so that each is there once.
     later: HashMap<Key, Stale>,
     strategy: Order,
+    /// How many keys of each product wait.
+    crowds: HashMap<Arc<str>, usize>,
     /// Requests of all that wait.
     requests: u64,
     /// How many wait for keys, queued or being computed.
@@ -150,6 +152,7 @@ impl<W> Queue<W> {
             delayed: BTreeSet::new(),
             later: HashMap::new(),
             strategy,
+            crowds: HashMap::new(),
             requests: 0,
             waiters: 0,
             turn: 0,
@@ -168,6 +171,35 @@ impl<W> Queue<W> {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.waiting.len() <= self.limit / 2 && self.later.len() <= self.limit / 2
+    }
+
+    /// How many keys of a product wait.
+    #[must_use]
+    pub fn waiting_of(&self, product: &str) -> usize {
+        self.crowds.get(product).copied().unwrap_or(0)
+    }
+
+    /// Whether a key waits to be computed, or is being computed.
+    #[must_use]
+    pub fn is_pending(&self, key: &Key) -> bool {
+        self.waiting.contains_key(key) || self.running.contains_key(key)
+    }
+
+    /// Where the computation of a key that runs began.
+    #[must_use]
+    pub fn running_as_of(&self, key: &Key) -> Option<Position> {
+        self.running.get(key).map(|running| running.as_of)
+    }
+
+    /// Keys that wait or are being computed and agree, at most so many.
+    #[must_use]
+    pub fn pending_of(&self, pattern: &Pattern, most: usize) -> Vec<Key> {
+        let product = &*pattern.product;
+        // Most often none does.
+        let waiting = (self.waiting_of(product) > 0).then(|| self.waiting.keys());
+        let pending = self.running.keys().chain(waiting.into_iter().flatten());
+        let own = pending.filter(|key| key.product() == product && pattern.agrees(&key.values()));
+        own.take(most).cloned().collect()
     }
 
     /// How many keys are being computed.
@@ -263,6 +295,9 @@ impl<W> Queue<W> {
         job.waiters.extend(waiter);
         job.requests = asked;
         let (is_new, since) = (asked == 1, job.since);
+        if is_new {
+            *self.crowds.entry(key.product().into()).or_default() += 1;
+        }
         if !(is_new || job.line < line) {
             return;
         }
@@ -288,6 +323,14 @@ impl<W> Queue<W> {
 
     /// The products that have keys to compute, in the order in which they should be tried.
     pub fn candidates(&mut self, now: Instant) -> Vec<Candidate> {
+        self.turn += 1;
+        let rest_first = self.turn.is_multiple_of(TURNS);
+        self.candidates_in(now, rest_first)
+    }
+
+    /// The same for whoever counts turns by itself: those before for which nobody waits, or those for which somebody
+    /// does.
+    pub fn candidates_in(&mut self, now: Instant, rest_first: bool) -> Vec<Candidate> {
         self.let_in(now);
         self.clean();
         let (mut urgent, mut rest) = (Vec::new(), Vec::new());
@@ -310,12 +353,7 @@ impl<W> Queue<W> {
         rest.retain(|(_, candidate)| seen.insert(Arc::clone(&candidate.product)));
         let urgent = urgent.into_iter().map(|(_, candidate)| candidate);
         let rest = rest.into_iter().map(|(_, candidate)| candidate);
-        self.turn += 1;
-        if self.turn.is_multiple_of(TURNS) {
-            rest.chain(urgent).collect()
-        } else {
-            urgent.chain(rest).collect()
-        }
+        if rest_first { rest.chain(urgent).collect() } else { urgent.chain(rest).collect() }
     }
 
     /// What the first of a line is worth now.
@@ -398,6 +436,14 @@ impl<W> Queue<W> {
             self.delayed.remove(&(instant, key.clone()));
         }
         let job = self.waiting.remove(key);
+        if job.is_some()
+            && let Some(crowd) = self.crowds.get_mut(key.product())
+        {
+            *crowd -= 1;
+            if *crowd == 0 {
+                self.crowds.remove(key.product());
+            }
+        }
         self.requests -= job.as_ref().map_or(0, |job| u64::from(job.requests));
         let waiters = job.map(|job| job.waiters).unwrap_or_default();
         let running = Running { as_of: Position::default(), waiters, claim: self.claims };

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    change::{Lsn, Snapshot, SourceTime},
+    change::{Lsn, Position, Snapshot, SourceTime},
     key::Key,
     postgres,
     product::{Product, ResultKind},
@@ -133,7 +133,12 @@ pub struct Sql {
 
 #[async_trait]
 impl Run for Sql {
-    async fn run(&self, product: &Product, keys: &[Key]) -> Result<Ran, RunError> {
+    async fn run(
+        &self,
+        product: &Product,
+        keys: &[Key],
+        _as_of: Position,
+    ) -> Result<Ran, RunError> {
         let (sql, arguments) = match keys {
             [key] => (statement_of_one(product), key.values()),
             _ => (statement(product), arguments(product.parameters.len(), keys)),

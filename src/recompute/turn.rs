@@ -14,8 +14,8 @@ use super::{Error, Fresh, Handle, budget::Ticket, crew::Why, queue::Claim};
 pub(super) struct Turn<'w> {
     pub(super) handle: &'w Handle,
     pub(super) claim: Claim,
-    pub(super) ticket: Ticket,
-    pub(super) place: u64,
+    /// What it takes of the source's budget, and its place among those who do; neither where the source has no part.
+    pub(super) held: Option<(Ticket, u64)>,
     pub(super) began: Instant,
     /// The keys of the statement that executes.
     pub(super) executing: Vec<Key>,
@@ -27,17 +27,24 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
         let spent = self.spent.unwrap_or_else(|| self.began.elapsed());
-        self.handle.budget().end(&self.ticket, spent, now);
-        self.handle.crew().places.leave(self.place);
+        if let Some((ticket, place)) = &self.held {
+            self.handle.budget().end(ticket, spent, now);
+            self.handle.crew().places.leave(*place);
+        }
         if self.spent.is_none() {
             self.abandon(now);
         }
         // What had to wait for the budget or for a place may go now.
-        self.handle.shared.asked.notify_one();
+        self.handle.ask_workers();
     }
 }
 
-impl Turn<'_> {
+impl<'w> Turn<'w> {
+    /// The turn of keys that others than the source answer.
+    pub(super) fn outside(handle: &'w Handle, claim: Claim, began: Instant) -> Self {
+        Self { handle, claim, held: None, began, executing: Vec::new(), spent: None }
+    }
+
     /// The keys that were being computed go alone from now on, so that one of them that does this again does it to itself
     /// only; whoever waits for it then is told.
     fn abandon(&self, now: Instant) {
@@ -61,7 +68,7 @@ impl Turn<'_> {
 
 /// Ends the computation of a key; who waited for it gets this.
 pub(super) fn answer(handle: &Handle, key: &Key, result: &Result<Arc<Fresh>, Error>) {
-    for waiter in handle.queue().finish(key) {
+    for waiter in handle.finish(key) {
         // A reader that has gone needs no answer.
         drop(waiter.send(result.clone()));
     }

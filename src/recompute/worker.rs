@@ -27,7 +27,7 @@ use super::{
     crew::Why,
     handle::Waiter,
     ledger::{Computed, Verdict},
-    queue::Want,
+    queue::{Claim, Want},
     turn::{Turn, answer},
 };
 
@@ -75,7 +75,8 @@ impl Handle {
     }
 }
 
-struct Worker {
+/// Computes batches.
+pub(super) struct Worker {
     handle: Handle,
     recipe: Arc<dyn Run>,
 }
@@ -88,6 +89,17 @@ struct Begun {
 }
 
 impl Worker {
+    /// One that is given its batches.
+    pub(super) fn new(handle: Handle, recipe: Arc<dyn Run>) -> Self {
+        Self { handle, recipe }
+    }
+
+    /// Answers keys in which the source has no part.
+    pub(super) async fn take_turn(&self, claim: Claim, now: Instant) {
+        let mut turn = Turn::outside(&self.handle, claim, now);
+        turn.spent = Some(self.batch(&mut turn).await);
+    }
+
     async fn run(self, shutdown: CancellationToken) {
         loop {
             let asked = self.handle.shared.asked.notified();
@@ -129,6 +141,10 @@ impl Worker {
         };
         for candidate in queue.candidates(now) {
             let product = &candidate.product;
+            // Those have a lane of their own.
+            if self.handle.is_outside(product) {
+                continue;
+            }
             let mut budget = self.handle.budget();
             let mut crew = self.handle.crew();
             let plan = crew.batches.plan(product);
@@ -149,7 +165,8 @@ impl Worker {
                     let place = crew.places.enter(product, plan.estimate, now);
                     let (handle, spent) = (&self.handle, None);
                     let (began, executing) = (now, Vec::new());
-                    let turn = Turn { handle, claim, ticket, place, began, executing, spent };
+                    let held = Some((ticket, place));
+                    let turn = Turn { handle, claim, held, began, executing, spent };
                     return Next::Batch(turn);
                 }
                 Err(refusal) => {
@@ -167,7 +184,7 @@ impl Worker {
     }
 
     /// Computes the keys of one product and answers who waits. How long the source was at work comes back.
-    async fn batch(&self, turn: &mut Turn<'_>) -> Duration {
+    pub(super) async fn batch(&self, turn: &mut Turn<'_>) -> Duration {
         let keys = std::mem::take(&mut turn.claim.keys);
         let mut spent = Duration::ZERO;
         let Some(name) = keys.first().map(|key| key.product().to_owned()) else { return spent };
@@ -240,7 +257,7 @@ impl Worker {
         self.handle.crew().rests.begin(product, Instant::now());
         let mut is_noted = false;
         for key in keys {
-            let waiters = self.handle.queue().finish(key);
+            let waiters = self.handle.finish(key);
             if waiters.is_empty() {
                 self.handle.queue_refresh(key, None);
             }
@@ -260,21 +277,23 @@ impl Worker {
     }
 
     fn failed(&self, keys: &[Key], error: &RunError) {
-        let sqlstate = match error {
-            RunError::Statement { sqlstate } => sqlstate.as_str(),
-            RunError::Unavailable(_) | RunError::Unsound(_) => "XX000",
-        };
-        let code = match error {
-            RunError::Unsound(fact) => fact,
-            RunError::Unavailable(_) | RunError::Statement { .. } => sqlstate,
+        let broken = |sqlstate: &str| Error::ProductBroken { sqlstate: sqlstate.to_owned() };
+        let (code, answer) = match error {
+            RunError::Statement { sqlstate } => (sqlstate.as_str(), broken(sqlstate)),
+            RunError::Unsound(fact) => (*fact, broken("XX000")),
+            RunError::Unavailable(why) => ("unavailable", Error::SourceUnavailable(why.clone())),
+            RunError::Outside { fact, why } => (why.as_str(), Error::NoAnswer { fact }),
         };
         if let [key] = keys {
             self.handle.crew().alone.remember(key, Why::Threw, Instant::now());
         }
         for key in keys {
+            if let RunError::Outside { why, .. } = error {
+                self.handle.trouble(key.product(), Some(why));
+            }
             let failed = Event::ComputeFailed { key: key.clone(), code: code.to_owned() };
             self.handle.shared.observer.note(failed);
-            self.answer(key, Err(Error::ProductBroken { sqlstate: sqlstate.to_owned() }));
+            self.answer(key, Err(answer.clone()));
         }
     }
 
@@ -296,15 +315,22 @@ impl Worker {
             (as_of, self.handle.ledger().connection())
         };
         self.handle.queue().begin(keys, as_of);
+        let demands = match keys {
+            [key] => self.handle.demands(key, as_of),
+            _ => as_of,
+        };
         let started = Instant::now();
         let run = async {
-            let ran = self.recipe.run(product, keys).await;
+            let ran = self.recipe.run(product, keys, demands).await;
             (ran, started.elapsed())
         };
         let ((ran, took), recorded) = tokio::join!(run, self.record(&tracks));
         let ran = ran?;
+        self.handle.trouble(product.name(), None);
         *spent += ran.spent;
-        self.learn(product, Sample { keys: keys.len(), took, spent: ran.spent });
+        if product.draft.recipe.is_sql() {
+            self.learn(product, Sample { keys: keys.len(), took, spent: ran.spent });
+        }
         self.well(product, keys);
         self.handle.shared.observer.note(Event::Computed { keys: keys.len() as u64, took });
         let each = took / u32::try_from(keys.len()).unwrap_or(u32::MAX);
@@ -387,13 +413,22 @@ impl Worker {
         let Some(lease) = lease else {
             return self.give(&key, context.uncached(body), body).await;
         };
+        let before = self.handle.seen_by_others(&key);
         let verdict = self.handle.ledger().accept(&key, &context.computed(lease, body));
         match verdict {
             Verdict::Accepted { meta, changed, marked } => {
                 let fresh = Arc::new(Fresh { meta: *meta, body: body.clone(), cached: true });
                 let refreshed = Event::Refreshed { key: key.clone(), changed, marked };
                 self.handle.shared.observer.note(refreshed);
-                if context.recorded {
+                // Whoever saw the answer of before is marked before this one is durable.
+                let told = match changed {
+                    true => self.handle.tell_dependents(&key, before).await,
+                    false => Ok(()),
+                };
+                if let Err(error) = &told {
+                    tracing::warn!(%error, "marking what depends on an answer waits for the store");
+                }
+                if context.recorded && told.is_ok() {
                     self.put(&key, &fresh).await;
                 }
                 self.answer(&key, Ok(fresh));
@@ -408,7 +443,7 @@ impl Worker {
     /// An answer that is not kept goes to who waits for it. Where nobody does, what is kept stays and is served as stale:
     /// nobody has seen anything newer.
     async fn give(&self, key: &Key, meta: Meta, body: &bytes::Bytes) {
-        let mut waiters = self.handle.queue().finish(key);
+        let mut waiters = self.handle.finish(key);
         waiters.retain(|waiter| !waiter.is_closed());
         if waiters.is_empty() {
             return;
@@ -450,11 +485,15 @@ impl Worker {
                 drop(waiter.send(Err(Error::Overloaded)));
             }
         }
+        let over = !queue.is_pending(key);
         drop(queue);
+        if over {
+            self.handle.let_go(key);
+        }
         if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
             self.handle.queue_stale(key);
         }
-        self.handle.shared.asked.notify_one();
+        self.handle.ask_workers();
     }
 
     async fn put(&self, key: &Key, fresh: &Fresh) {

@@ -323,6 +323,12 @@ impl From<recompute::Error> for Problem {
                 "GET /products shows the product's state; kck's log has the statement's failure",
             )
             .with_args([sqlstate]),
+            Error::NoAnswer { fact } => Self::new(
+                Kind::ProductBroken,
+                format!("the product gave no answer: {fact}"),
+                "GET /products says more; kck's log has what the program wrote",
+            )
+            .with_args([fact]),
             Error::TooLarge { bytes, limit } => Self::new(
                 Kind::TooLarge,
                 format!("the answer has {bytes} bytes, at most {limit} are kept"),

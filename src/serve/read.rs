@@ -349,7 +349,10 @@ impl Read<'_> {
             || self.demand.min_lsn.is_some()
             || self.demand.max_staleness.is_some();
         let serves = self.product.draft.policy.stale == Stale::Serve && !demanded;
-        let failed = matches!(error, Error::SourceUnavailable(_) | Error::ProductBroken { .. });
+        let failed = matches!(
+            error,
+            Error::SourceUnavailable(_) | Error::ProductBroken { .. } | Error::NoAnswer { .. }
+        );
         match self.standing(ReadSource::Hit).await {
             Some(held) if serves && failed => Ok(held),
             _ => Err(error),

@@ -25,6 +25,7 @@ mod invisible;
 mod login;
 mod oracle;
 mod original;
+mod outside;
 mod push;
 mod push_many;
 mod reading;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use kck::{
+    change::{Epoch, Lsn, Position},
     key::Key,
     observe::Counter,
     postgres::{Source, address::Address, run::Pool},
@@ -20,6 +21,8 @@ use crate::support::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// What SQL does not look at.
+const NOWHERE: Position = Position { epoch: Epoch(1), lsn: Lsn(0) };
 
 fn pool(database: &Database) -> Pool {
     let address = Address::parse(&database.url, |_| None).unwrap();
@@ -79,9 +82,9 @@ fn a_key_has_the_same_answer_alone_and_with_others() {
             let keys: Vec<Key> = texts.iter().map(|text| Key::new(&name, [*text, "1"])).collect();
             // One more, so that it are many.
             let all = [keys.clone(), vec![keys[0].clone()]].concat();
-            let together = recipe.run(&product, &all).await.unwrap();
+            let together = recipe.run(&product, &all, NOWHERE).await.unwrap();
             for (key, value) in keys.iter().zip(&together.values) {
-                let alone = recipe.run(&product, std::slice::from_ref(key)).await.unwrap();
+                let alone = recipe.run(&product, std::slice::from_ref(key), NOWHERE).await.unwrap();
                 assert_eq!(&alone.values[0], value, "{type_}: {key}");
                 assert!(alone.snapshot.is_some() && alone.insert >= together.insert);
             }
@@ -107,8 +110,8 @@ fn a_statement_is_prepared_once_and_runs_alone() {
             and (query ilike 'begin%' or query ilike 'start%' or query ilike 'commit%')";
         let before = database.one(blocks).await;
         for _ in 0..10 {
-            recipe.run(&product, &keys).await.unwrap();
-            recipe.run(&product, &keys[..1]).await.unwrap();
+            recipe.run(&product, &keys, NOWHERE).await.unwrap();
+            recipe.run(&product, &keys[..1], NOWHERE).await.unwrap();
         }
         let mut listed = Vec::new();
         let sql = "select array[statement, (generic_plans + custom_plans)::text]

@@ -16,7 +16,7 @@ use kck::{
     description::{Description, Mentions, Question},
     entry::Fingerprint,
     key::Key,
-    product::{Draft, Policy, Product},
+    product::{Draft, Policy, Product, Recipe},
 };
 
 use super::mutation::Mutation;
@@ -264,7 +264,7 @@ fn product(asks: Asks, definition: u8) -> Arc<Product> {
     };
     let (name, file) = (asks.name().to_owned(), PathBuf::new());
     let (policy, text, calls) = (Policy::default(), String::new(), Vec::new());
-    let draft = Draft { name, file, policy, question, text, calls };
+    let draft = Draft { name, file, policy, question, recipe: Recipe::Sql, text, calls };
     Arc::new(Product {
         draft,
         parameters: Vec::new(),

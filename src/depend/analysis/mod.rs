@@ -29,7 +29,7 @@ use super::rule::{Column, Reach, Rule, Rules, TableRules};
 use crate::{
     change::TableId,
     description::{Description, Table},
-    product::Product,
+    product::{Outside, Product},
 };
 use occurrence::Occurrences;
 use query::Visited;
@@ -40,7 +40,7 @@ use tree::{Node, Value};
 /// Finds the strongest sound rule for every table, and why time alone could change the answer.
 #[must_use]
 pub fn analyse(product: &Product, description: &Description) -> Rules {
-    let names: Vec<String> =
+    let mut names: Vec<String> =
         product.draft.question.parameters.iter().map(|parameter| parameter.name.clone()).collect();
     let query = description.tree.as_deref().and_then(tree::read);
     let views: BTreeMap<u32, Value<'_>> = description
@@ -59,13 +59,21 @@ pub fn analyse(product: &Product, description: &Description) -> Rules {
         .iter()
         .filter(|function| function.volatility == 'i' && function.reads_tables == Some(true));
     let row_security = description.tables.iter().filter(|table| table.row_security);
+    let mut tables = tables(&found, &parameters, &names);
+    let depends = product.draft.recipe.outside().into_iter().flat_map(Outside::products);
+    let own = product.draft.parameters();
+    if own < names.len() {
+        names.truncate(own);
+        tables.values_mut().flat_map(|table| &mut table.rules).for_each(|rule| rule.keep(own));
+    }
     Rules {
-        tables: tables(&found, &parameters, &names),
+        tables,
         time: clock::reasons(query.as_ref(), &views, &parameters, description),
         row_security: row_security.map(full_name).collect(),
         mislabelled: mislabelled.map(|function| function.signature.clone()).collect(),
         parameters: names,
         products: product.draft.calls.iter().map(|call| call.product.clone()).collect(),
+        depends: depends.map(|(name, _)| name.to_owned()).collect(),
     }
 }
 

@@ -11,27 +11,17 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, Response, StatusCode, body::Incoming};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::settings::FILE_BYTES_MAX;
-use crate::postgres::{describe_chain, tls};
+use crate::{postgres::describe_chain, web::Origin};
 
 /// An address has so long to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// Addresses of one name that are tried.
-const ENDPOINTS_MAX: usize = 4;
 
 /// An address that may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
-    secure: bool,
-    host: String,
-    port: u16,
+    origin: Origin,
     path: String,
     /// Looking up, connecting and reading together take no longer.
     within: Duration,
@@ -48,37 +38,13 @@ pub(super) struct Fetched {
 impl Address {
     /// Reads `https://HOST[:PORT]/PATH`.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        let (secure, rest) = match text.split_once("://") {
-            Some(("https", rest)) => (true, rest),
-            Some(("http", rest)) => (false, rest),
-            _ => return Err("it does not begin with https://"),
-        };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
-        let path = path.split('#').next().unwrap_or_default();
-        if authority.contains('@') {
-            return Err("it has a user in it");
-        }
-        let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':').or(port.is_empty().then_some(""))),
-            None => authority.split_once(':').map_or((authority, Some("")), |(h, p)| (h, Some(p))),
-        };
-        let port = match port {
-            Some("") => Some(if secure { 443 } else { 80 }),
-            Some(port) => port.parse().ok().filter(|port| *port != 0),
-            None => None,
-        };
-        let port = port.ok_or("its port is no port")?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-        if host.is_empty() || !host.chars().all(plain) {
-            return Err("its host is no host");
-        }
+        let (origin, path) = Origin::parse(text)?;
+        let host = &origin.host;
         let here = host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
-        if !secure && !here {
+        if !origin.secure && !here {
             return Err("http is taken only on this machine");
         }
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { secure, host: host.to_owned(), port, path, within: ANSWER_WITHIN })
+        Ok(Self { origin, path, within: ANSWER_WITHIN })
     }
 
     /// Asks it once.
@@ -88,58 +54,20 @@ impl Address {
     }
 
     async fn ask(&self) -> Result<Fetched, String> {
-        let stream = self.connect().await?;
-        if !self.secure {
-            return self.exchange(stream).await;
-        }
-        let config = tls::of_this_machine().map_err(|error| describe_chain(&error))?;
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .map_err(|error| error.to_string())?;
-        self.exchange(stream).await
-    }
-
-    async fn connect(&self) -> Result<TcpStream, String> {
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
-        let found = found.map_err(|error| format!("look its host up: {error}"))?;
-        let mut last = "its host leads nowhere that may be asked".to_owned();
-        for endpoint in found.filter(|found| self.may_ask(found)).take(ENDPOINTS_MAX) {
-            match TcpStream::connect(endpoint).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = format!("connect to {endpoint}: {error}"),
-            }
-        }
-        Err(last)
-    }
-
-    fn may_ask(&self, endpoint: &SocketAddr) -> bool {
-        let ip = endpoint.ip().to_canonical();
-        if self.secure { !is_forbidden(ip) } else { ip.is_loopback() }
-    }
-
-    async fn exchange<S>(&self, stream: S) -> Result<Fetched, String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let wrong = |error: hyper::Error| describe_chain(&error);
-        let opened = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = opened.map_err(wrong)?;
-        // Its end shows in the answer.
-        tokio::spawn(async move { drop(connection.await) });
-        let host = if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        };
+        let mut sender = self.origin.open(|endpoint| self.may_ask(endpoint)).await?;
         let request = Request::get(&self.path)
-            .header("host", host)
+            .header("host", self.origin.authority())
             .header("accept", "application/json")
             .header("user-agent", "kck")
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;
-        read(sender.send_request(request).await.map_err(wrong)?).await
+        let response = sender.send_request(request).await;
+        read(response.map_err(|error| describe_chain(&error))?).await
+    }
+
+    fn may_ask(&self, endpoint: &SocketAddr) -> bool {
+        let ip = endpoint.ip().to_canonical();
+        if self.origin.secure { !is_forbidden(ip) } else { ip.is_loopback() }
     }
 }
 
@@ -182,7 +110,7 @@ mod tests {
 
     fn parsed(text: &str) -> String {
         Address::parse(text).map_or_else(str::to_owned, |a| {
-            format!("{} {} {} {}", a.secure, a.host, a.port, a.path)
+            format!("{} {} {} {}", a.origin.secure, a.origin.host, a.origin.port, a.path)
         })
     }
 

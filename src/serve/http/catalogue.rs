@@ -55,7 +55,9 @@ pub(super) fn products(context: Arc<Context>, raw_query: Option<String>) -> Resp
     let products = catalog.products.iter().map(|(name, slot)| match slot {
         Slot::Ready { product, faults } => {
             let ran = (context.recompute.ticks(name), context.recompute.statements(name));
-            ProductView::Ready(Box::new(ReadyView::of(product, faults, ran)))
+            let view = ReadyView::of(product, faults, ran);
+            let trouble = context.recompute.trouble_of(name);
+            ProductView::Ready(Box::new(ReadyView { trouble, ..view }))
         }
         Slot::Broken { faults, .. } => ProductView::Broken {
             name: name.clone(),
@@ -123,9 +125,12 @@ enum ProductView {
 struct ReadyView {
     name: String,
     state: &'static str,
+    /// By what its answers are made: `sql`, `exec`, `http`.
+    kind: &'static str,
     description: Option<String>,
     parameters: Vec<ParameterView>,
-    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
     refresh: Vec<String>,
     /// When its schedule struck last, and will strike next.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +143,9 @@ struct ReadyView {
     /// How its statements go, once some have run.
     #[serde(skip_serializing_if = "Option::is_none")]
     statements: Option<StatementsView>,
+    /// Why it gave no answer when it was last asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
     /// What is wrong with its file as it is now: it runs as the file was before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<FaultView>,
@@ -206,22 +214,24 @@ impl ReadyView {
     ) -> Self {
         let policy = &product.draft.policy;
         let specs = product.draft.question.parameters.iter().zip(&product.description.parameters);
-        let parameters = specs.map(|(spec, type_)| ParameterView {
-            name: spec.name.clone(),
-            type_name: type_.name.clone(),
-            default: spec.default.clone(),
-        });
+        let parameters =
+            specs.take(product.draft.parameters()).map(|(spec, type_)| ParameterView {
+                name: spec.name.clone(),
+                type_name: type_.name.clone(),
+                default: spec.default.clone(),
+            });
         Self {
             name: product.name().to_owned(),
             state: "ready",
+            kind: product.draft.recipe.kind(),
             description: policy.description.clone(),
             parameters: parameters.collect(),
-            result: match policy.result {
+            result: product.draft.recipe.is_sql().then_some(match policy.result {
                 ResultKind::Rows => "rows",
                 ResultKind::Arrays => "arrays",
                 ResultKind::Row => "row",
                 ResultKind::Value => "value",
-            },
+            }),
             refresh: policy.refreshes(),
             schedule: ticks.map(ScheduleView::from),
             warm: policy.warm.as_ref().map(ToString::to_string),
@@ -236,6 +246,7 @@ impl ReadyView {
                 Eager::Never => "never",
             },
             statements: statements.map(StatementsView::from),
+            trouble: None,
             faults: faults.iter().map(FaultView::of).collect(),
         }
     }

@@ -279,6 +279,9 @@ fn answer_of(value: &Value) -> Value {
 
 /// What a product's value looks like.
 fn value(product: &Product) -> Value {
+    if !product.draft.recipe.is_sql() {
+        return json!({});
+    }
     let columns = &product.description.columns;
     let cell = |type_: &Type| nullable(schema(&type_.name, false));
     let row = || {

@@ -49,7 +49,8 @@ impl Project {
             }
         };
         let settings = format!(
-            "[source]\nurl = \"{url}\"\nslot = \"{name}\"\npublication = \"{name}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[store]\n{store}\n"
+            "[test]\nguard = \"{}\"\n[source]\nurl = \"{url}\"\nslot = \"{name}\"\npublication = \"{name}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[store]\n{store}\n",
+            env!("CARGO_BIN_EXE_kck")
         );
         Self { folder, settings }
     }
@@ -69,6 +70,12 @@ impl Project {
             "/* kck\nresult = \"value\"\n*/\nselect sum(n)::bigint from items where owner = :owner",
         );
         project
+    }
+
+    /// A product that is not in SQL.
+    pub(crate) fn recipe(&self, name: &str, text: &str) -> &Self {
+        std::fs::write(self.folder.0.join(format!("products/{name}.toml")), text).unwrap();
+        self
     }
 
     pub(crate) fn product(&self, name: &str, text: &str) -> &Self {

@@ -1,0 +1,174 @@
+//! Outside: a product → who makes its answers: the source, a program, an address.
+//!
+//! What programs and addresses say carries no snapshot, and no position of the source's own but the newest that a
+//! barrier saw.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch as latest};
+
+use crate::{
+    change::{Position, SourceTime},
+    key::Key,
+    product::{Catalog, Means, Outside, Product, Slot},
+    progress::Progress,
+};
+
+use super::{
+    Ran, Run, RunError,
+    exec::{
+        self, Programs,
+        pool::Permit as ProgramPermit,
+        protocol::{Ask, Of},
+    },
+    http::{self, Addresses},
+};
+
+/// Every recipe.
+pub struct Recipes {
+    /// The source's own.
+    pub sql: Arc<dyn Run>,
+    /// Programs.
+    pub programs: Programs,
+    /// Addresses.
+    pub addresses: Addresses,
+    /// Of products by programs: how long the chain of products of the same command below is, itself counted; locked to
+    /// look.
+    pub levels: Mutex<BTreeMap<String, usize>>,
+    /// Told when some place is free again.
+    pub freed: Arc<Notify>,
+    /// For the source's clock.
+    pub progress: latest::Receiver<Progress>,
+}
+
+/// A place for one key; it is free again when this is dropped.
+pub enum Permit {
+    /// At a program.
+    Program(ProgramPermit),
+    /// At an address.
+    Address(http::Permit),
+}
+
+impl Recipes {
+    /// A place for one key of this product, where there is one now.
+    ///
+    /// # Errors
+    /// When to ask again; `None`: when some place is free again.
+    pub fn room(&self, product: &Product, urgent: bool) -> Result<Permit, Option<Instant>> {
+        match product.draft.recipe.outside().map(|outside| &outside.means) {
+            Some(Means::Exec { command, workers }) => {
+                let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+                let level = levels.get(product.name()).copied().unwrap_or(1);
+                drop(levels);
+                self.programs.room((command, *workers), level, urgent).map(Permit::Program)
+            }
+            Some(Means::Http { url, .. }) => {
+                self.addresses.room(url).map(Permit::Address).ok_or(None)
+            }
+            None => Err(None),
+        }
+    }
+
+    /// What no product needs any more ends.
+    pub fn follow(&self, catalog: &Catalog) {
+        let means = || {
+            let products = catalog.products.iter();
+            let products = products.filter_map(|(name, slot)| Some((name, slot.product()?)));
+            products
+                .filter_map(|(name, product)| Some((name, &product.draft.recipe.outside()?.means)))
+        };
+        let mut levels = BTreeMap::new();
+        let commands = means().filter_map(|(name, means)| match means {
+            Means::Exec { command, workers } => {
+                let level = level(catalog, name, command, 0);
+                levels.insert(name.clone(), level);
+                Some((command.as_slice(), exec::Use { workers: *workers, levels: level }))
+            }
+            Means::Http { .. } => None,
+        });
+        self.programs.keep(exec::used(commands));
+        *self.levels.lock().unwrap_or_else(PoisonError::into_inner) = levels;
+        self.addresses.keep(means().filter_map(|(_, means)| match means {
+            Means::Http { url, .. } => Some(url.as_str()),
+            Means::Exec { .. } => None,
+        }));
+    }
+
+    /// Ends what runs.
+    pub async fn close(&self) {
+        self.programs.close().await;
+    }
+
+    async fn one(
+        &self,
+        product: &Product,
+        outside: &Outside,
+        key: &Key,
+        as_of: Position,
+    ) -> Result<Bytes, RunError> {
+        let names = product.parameters.iter().map(|parameter| parameter.name.clone());
+        let params: BTreeMap<String, String> = names.zip(key.values()).collect();
+        match &outside.means {
+            Means::Exec { command, workers } => {
+                let ask = Ask { of: Of::Product(product.name().to_owned()), params, as_of };
+                let command = (command.as_slice(), *workers);
+                let asked = self.programs.ask(command, &ask, outside.timeout).await;
+                asked.map_err(|fault| RunError::Outside {
+                    fact: fault.fact(),
+                    why: fault.to_string(),
+                })
+            }
+            Means::Http { url, headers } => {
+                let ask = http::Ask { product: product.name(), url, headers, params: &params };
+                let asked = self.addresses.ask(&ask, outside.timeout).await;
+                asked.map_err(|http::Fault { fact, why }| RunError::Outside { fact, why })
+            }
+        }
+    }
+
+    /// The source's clock now: no answer is dated by another. Before the first barrier nobody knows it.
+    async fn clock(&self) -> Result<SourceTime, RunError> {
+        let mut progress = self.progress.clone();
+        let known = progress.wait_for(|progress| progress.clock.is_some()).await;
+        let now = known.ok().and_then(|progress| progress.source_now(Instant::now()));
+        now.ok_or_else(|| RunError::Unavailable("the source's clock is not known yet".to_owned()))
+    }
+}
+
+/// Products within each other, as where they are composed.
+const DEPTH_MAX: usize = 64;
+
+/// How many products of this command are on the longest way down from one.
+fn level(catalog: &Catalog, name: &str, command: &[String], depth: usize) -> usize {
+    let product = catalog.products.get(name).and_then(Slot::product);
+    let Some(product) = product.filter(|_| depth < DEPTH_MAX) else { return 0 };
+    let means = product.draft.recipe.outside().map(|outside| &outside.means);
+    let own = matches!(means, Some(Means::Exec { command: own, .. }) if own == command);
+    let below = product.draft.products().map(|name| level(catalog, name, command, depth + 1));
+    below.max().unwrap_or(0) + usize::from(own)
+}
+
+#[async_trait]
+impl Run for Recipes {
+    async fn run(&self, product: &Product, keys: &[Key], as_of: Position) -> Result<Ran, RunError> {
+        let Some(outside) = product.draft.recipe.outside() else {
+            return self.sql.run(product, keys, as_of).await;
+        };
+        let clock = tokio::time::timeout(outside.timeout, self.clock()).await;
+        let time = clock.map_err(|_| {
+            RunError::Unavailable("the source's clock is not known yet".to_owned())
+        })??;
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            values.push(self.one(product, outside, key, as_of).await?);
+        }
+        let insert = self.progress.borrow().insert;
+        Ok(Ran { values, insert, time, ..Ran::default() })
+    }
+}
