@@ -15,7 +15,7 @@ use crate::{
     key::Key,
     observe::Observer,
     pattern::Pattern,
-    product::{Catalog, Eager, Product, Slot},
+    product::{Catalog, Slot},
     progress::Progress,
     store::{Error as StoreError, Forget, Store},
 };
@@ -29,10 +29,10 @@ use super::{
     ledger::{Ledger, Standing},
     linked::Links,
     overflow::Walk,
-    queue::{Queue, Stale, Want},
+    queue::{Queue, Want},
     reserve::Reserve,
     schedule::Ticks,
-    warm::after,
+    wake::Marks,
     watch::{Watchers, Watching},
 };
 
@@ -46,18 +46,6 @@ pub struct Fresh {
     /// Whether it is kept.
     pub cached: bool,
 }
-
-/// Keys that were read before V had passed their marks, and are not forgotten for it; of more some wait for the next read.
-const TOO_SOON_MOST: usize = 10_000;
-/// Keys that are woken while a lock is held once.
-const AT_ONCE: usize = 1000;
-/// What a watched key is worth more than one that is only read.
-const WATCHED: f32 = 1024.0;
-/// Of a `min_interval`, and the longest: how much later a key may go so that others go with it.
-const SLOTS: u32 = 10;
-const SLOT_MOST: Duration = Duration::from_millis(100);
-/// What a key counts for that nobody reads.
-const HEAT_LEAST: f32 = 0.01;
 
 pub(super) type Waiter = oneshot::Sender<Result<Arc<Fresh>, Error>>;
 
@@ -105,9 +93,9 @@ pub(super) struct Shared {
     /// When somebody last read anything.
     last_read: Mutex<Option<Instant>>,
     /// Marks that V has not passed when they were made.
-    later: Mutex<Vec<Marks>>,
+    pub(super) later: Mutex<Vec<Marks>>,
     /// Keys that were read before V had passed their marks, and that only a read has computed; and those marks.
-    too_soon: Mutex<BTreeMap<Key, Position>>,
+    pub(super) too_soon: Mutex<BTreeMap<Key, Position>>,
     /// Readers that wait for keys to change.
     watchers: Arc<Watchers>,
     /// Who wants the bytes of what is kept.
@@ -118,7 +106,7 @@ pub(super) struct Shared {
     pub(super) demanded: Mutex<HashMap<Key, Position>>,
     /// Keys that wait for others; locked for one decision, alone.
     pub(super) held: Mutex<Held>,
-    began: Instant,
+    pub(super) began: Instant,
     pub(super) catalog: latest::Receiver<Arc<Catalog>>,
     pub(super) progress: latest::Receiver<Progress>,
     pub(super) store: Arc<dyn Store>,
@@ -296,78 +284,6 @@ impl Handle {
         Error::NotFreshInTime { lsn, time, fact }
     }
 
-    /// A stale read: the key is computed when nobody waits for others. Before V has passed its mark that would have
-    /// to be done again: it is computed then (R4).
-    pub fn queue_stale(&self, key: &Key) {
-        let as_of = self.shared.progress.borrow().as_of();
-        let (mark, is_cached) = {
-            let ledger = self.ledger();
-            (ledger.mark_of(key), ledger.is_cached(key.product(), as_of.lsn))
-        };
-        let catalog = Arc::clone(&self.shared.catalog.borrow());
-        let product = catalog.products.get(key.product()).and_then(Slot::product);
-        if as_of < mark {
-            // Others are woken by their marks, being read.
-            if product.is_some_and(|product| product.draft.policy.eager == Eager::Never) {
-                self.read_too_soon(key, mark);
-            }
-            return;
-        }
-        if !is_cached {
-            return;
-        }
-        let not_before = product.and_then(|product| self.not_before(product, key));
-        self.queue_refresh(key, not_before);
-    }
-
-    fn read_too_soon(&self, key: &Key, mark: Position) {
-        let mut too_soon = self.shared.too_soon.lock().unwrap_or_else(PoisonError::into_inner);
-        if too_soon.len() < TOO_SOON_MOST || too_soon.contains_key(key) {
-            too_soon.insert(key.clone(), mark);
-        }
-    }
-
-    /// Queues a stale key for its turn, or holds it until what it depends on is there; whether it was taken. One that
-    /// does not fit is looked at again later.
-    pub(super) fn queue_refresh(&self, key: &Key, not_before: Option<Instant>) -> bool {
-        let taken = self.hold(key, not_before) || self.enqueue(key, not_before);
-        if !taken {
-            self.did_not_fit(key.product());
-        }
-        taken
-    }
-
-    /// Queues a stale key for its turn; whether the queue took it.
-    pub(super) fn enqueue(&self, key: &Key, not_before: Option<Instant>) -> bool {
-        self.enqueue_all(&[(key, self.stale(key, not_before))]).is_empty()
-    }
-
-    /// Queues stale keys, so that what goes together is there together when a worker looks. Those for which there was no
-    /// room come back.
-    fn enqueue_all<'k>(&self, keys: &[(&'k Key, Stale)]) -> Vec<&'k Key> {
-        let mut left = Vec::new();
-        for some in keys.chunks(AT_ONCE) {
-            let mut queue = self.queue();
-            for (key, stale) in some {
-                let room = self.shared.config.queued_outside();
-                let full =
-                    queue.waiting_of(key.product()) >= room && self.is_outside(key.product());
-                if full || queue.refresh(key, *stale).is_err() {
-                    left.push(*key);
-                }
-            }
-            drop(queue);
-            self.ask_workers();
-        }
-        left
-    }
-
-    /// Something is queued: whoever computes it looks.
-    pub(super) fn ask_workers(&self) {
-        self.shared.asked.notify_one();
-        self.shared.asked_outside.notify_one();
-    }
-
     /// Whether a product's answers are made by others than the source.
     pub(super) fn is_outside(&self, product: &str) -> bool {
         let catalog = self.shared.catalog.borrow();
@@ -466,99 +382,8 @@ impl Handle {
         keys
     }
 
-    /// What is read or watched is computed again once V has passed these marks.
-    pub fn wake_later(&self, marks: Marks) {
-        self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).push(marks);
-    }
-
-    /// Whether something waits to be woken by V.
-    #[must_use]
-    pub fn waits_for_visible(&self) -> bool {
-        !self.shared.later.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// V is here: what was to be woken at or below it is.
-    pub fn wake_due(&self, visible: Position) {
-        let mut later = self.shared.later.lock().unwrap_or_else(PoisonError::into_inner);
-        let (due, rest) =
-            std::mem::take(&mut *later).into_iter().partition(|marks| marks.end() <= visible);
-        *later = rest;
-        drop(later);
-        let read: Vec<Key> = {
-            let mut keys = self.shared.too_soon.lock().unwrap_or_else(PoisonError::into_inner);
-            keys.extract_if(.., |_, mark| *mark <= visible).map(|(key, _)| key).collect()
-        };
-        read.iter().for_each(|key| self.queue_stale(key));
-        for marks in &due as &Vec<Marks> {
-            self.wake(marks);
-        }
-    }
-
-    /// V has passed these marks: what is read or watched is computed again.
-    pub fn wake(&self, marks: &Marks) {
-        self.wake_all(marks.keys.iter().map(|(key, _)| key).collect());
-        for (product, _) in &marks.products {
-            let mut from = String::new();
-            loop {
-                let keys = self.ledger().some_from(product, &from, AT_ONCE);
-                let Some(last) = keys.last() else { break };
-                from = after(last);
-                self.wake_all(keys.iter().collect());
-            }
-        }
-    }
-
-    fn wake_all(&self, keys: Vec<&Key>) {
-        let catalog = Arc::clone(&self.shared.catalog.borrow());
-        let mut together = Vec::new();
-        for key in self.by_rank(keys) {
-            if let Some(not_before) = self.is_eager(&catalog, key)
-                && !self.hold(key, not_before)
-            {
-                together.push((key, self.stale(key, not_before)));
-            }
-        }
-        for key in self.enqueue_all(&together) {
-            self.did_not_fit(key.product());
-        }
-    }
-
-    /// Wakes a key that did not fit before; whether it does now, or need not.
-    pub(super) fn wake_key(&self, catalog: &Catalog, key: &Key) -> bool {
-        let Some(not_before) = self.is_eager(catalog, key) else { return true };
-        self.hold(key, not_before) || self.enqueue(key, not_before)
-    }
-
-    /// Whether a stale key is computed before it is read, and when at the earliest.
-    fn is_eager(&self, catalog: &Catalog, key: &Key) -> Option<Option<Instant>> {
-        let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else {
-            return None;
-        };
-        let wanted = match product.draft.policy.eager {
-            Eager::Always => true,
-            Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
-            Eager::Never => false,
-        };
-        wanted.then(|| self.not_before(product, key))
-    }
-
-    /// How soon a key that is stale from now on should be computed: its reads ÷ its cost; those that somebody watches
-    /// come before all that are only read.
-    fn stale(&self, key: &Key, not_before: Option<Instant>) -> Stale {
-        let now = Instant::now();
-        let (heat, cost_us) = {
-            let ledger = self.ledger();
-            (ledger.heat(key, self.seconds(now)), ledger.cost_us(key))
-        };
-        let watched = if self.is_watched(key) { WATCHED } else { 1.0 };
-        // A statement of a millisecond is as cheap as one of less.
-        #[expect(clippy::cast_precision_loss, reason = "a rate to compare")]
-        let rate = (heat + HEAT_LEAST) * watched / (cost_us.max(1_000) as f32 / 1e6);
-        Stale { since: now, rate, not_before }
-    }
-
     /// kck's own clock, as the ledger counts heat by it.
-    fn seconds(&self, now: Instant) -> u32 {
+    pub(super) fn seconds(&self, now: Instant) -> u32 {
         let since = now.saturating_duration_since(self.shared.began).as_secs();
         u32::try_from(since).unwrap_or(u32::MAX)
     }
@@ -569,27 +394,6 @@ impl Handle {
         let coldest = || ledger.coldest(seconds, |key| self.is_watched(key));
         let keys: BTreeSet<Key> = std::iter::repeat_with(coldest).take(most).flatten().collect();
         keys.into_iter().collect()
-    }
-
-    /// `min_interval` after the last computation, on kck's clock.
-    pub(super) fn not_before(&self, product: &Product, key: &Key) -> Option<Instant> {
-        let interval = product.draft.policy.min_interval;
-        if interval.is_zero() {
-            return None;
-        }
-        let last = self.ledger().standing(key)?.meta.as_of_time;
-        let now = Instant::now();
-        let since = self.shared.progress.borrow().source_now(now)?.0.saturating_sub(last.0);
-        let since = Duration::from_micros(u64::try_from(since).unwrap_or(0));
-        Some(self.slot_of(now + interval.checked_sub(since)?, interval))
-    }
-
-    /// The next of moments at which keys of an interval go, so that those that are due at about the same time go together.
-    pub(super) fn slot_of(&self, then: Instant, interval: Duration) -> Instant {
-        let slot = (interval / SLOTS).min(SLOT_MOST).as_nanos().max(1);
-        let since = then.saturating_duration_since(self.shared.began).as_nanos();
-        let slots = u64::try_from(since.div_ceil(slot) * slot).unwrap_or(u64::MAX);
-        self.shared.began + Duration::from_nanos(slots)
     }
 
     /// Lets go of a key (R13): deleted durably before the ledger forgets it.
@@ -649,21 +453,4 @@ fn usable(ledger: &Ledger, key: &Key, progress: Progress) -> Option<(Standing, P
     standing.fresh &= !ledger.is_overdue(key.product(), standing.meta.as_of_time, now);
     let expired = standing.meta.expires.is_some_and(|expires| now.is_none_or(|now| expires <= now));
     (!expired).then_some((standing, progress))
-}
-
-/// What commits marked, to be written durably and then woken.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Marks {
-    /// Tracked keys with their new marks.
-    pub keys: Vec<(Key, Position)>,
-    /// Products with their new whole-product marks.
-    pub products: Vec<(String, Position)>,
-}
-
-impl Marks {
-    /// The highest of them.
-    fn end(&self) -> Position {
-        let keys = self.keys.iter().map(|(_, at)| *at);
-        keys.chain(self.products.iter().map(|(_, at)| *at)).max().unwrap_or_default()
-    }
 }

@@ -31,12 +31,7 @@ use crate::{
     store::Error as StoreError,
 };
 
-use super::{
-    Handle,
-    handle::{Marks, Waiter},
-    held::Held,
-    ledger::Ledger,
-};
+use super::{Handle, handle::Waiter, held::Held, ledger::Ledger, wake::Marks};
 
 /// Keys of one product that a key is held for, where it does not say which.
 const NEEDS_MAX: usize = 1000;
@@ -67,19 +62,19 @@ impl Handle {
         self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In the order in which they are computed.
-    pub(super) fn by_rank<'k>(&self, mut keys: Vec<&'k Key>) -> Vec<&'k Key> {
-        let Some(links) = self.shared.links.get() else { return keys };
+    /// In the order in which they are computed, each with its product's rank.
+    pub(super) fn by_rank<'k>(&self, keys: Vec<&'k Key>) -> Vec<(usize, &'k Key)> {
         // Keys are many, products are few.
         let mut ranks: HashMap<&str, usize> = HashMap::new();
-        for key in &keys {
+        let links = self.shared.links.get();
+        let rank = |name: &str| links.map_or(0, |links| (links.rank)(name));
+        let ranked = keys.into_iter().map(|key| {
             let name = key.product();
-            ranks.entry(name).or_insert_with(|| (links.rank)(name));
-        }
-        if ranks.values().any(|rank| *rank > 0) {
-            keys.sort_by_key(|key| ranks.get(key.product()).copied().unwrap_or(0));
-        }
-        keys
+            (*ranks.entry(name).or_insert_with(|| rank(name)), key)
+        });
+        let mut ranked: Vec<(usize, &Key)> = ranked.collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked
     }
 
     /// What the key's answer is exact as of, where others depend on it.

@@ -43,11 +43,13 @@ mod temperature;
 pub mod timer;
 mod tracked;
 mod turn;
+mod wake;
 mod warm;
 mod watch;
 pub mod worker;
 
-pub use handle::{Counts, Fresh, Handle, Kept, Marks, Parts};
+pub use handle::{Counts, Fresh, Handle, Kept, Parts};
+pub use wake::Marks;
 pub use watch::{Moved, Watching};
 
 /// Bounds of recomputing.
