@@ -7,6 +7,7 @@ use crate::support::kck::Project;
 mod addresses;
 mod order;
 mod programs;
+mod python;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
