@@ -48,6 +48,7 @@ pub mod definitions;
 pub mod doctor;
 pub mod follow;
 pub mod health;
+pub mod import;
 pub mod inbox;
 pub mod join;
 pub mod load;

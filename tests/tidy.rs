@@ -52,6 +52,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("roster", &["depend", "load", "postgres", "product", "store"]),
     ("resume", &["postgres", "store"]),
     ("health", &["product", "serve"]),
+    // Texts of the original's files to texts of kck's.
+    ("import", &["product"]),
     // Judges plain values of many parts, and asks none.
     ("doctor", &["capture", "config", "postgres", "store"]),
     (
@@ -123,6 +125,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "depend",
             "doctor",
+            "import",
             "load",
             "local",
             "parts",
@@ -175,6 +178,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("crc32fast", &["serve/pack"]),
     ("socket2", &["serve/http"]),
     ("toml", &["config", "product/policy"]),
+    ("saphyr_parser", &["import/yaml"]),
     ("clap", &["cli"]),
     ("tracing_subscriber", &["cli"]),
 ];

@@ -14,6 +14,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod fetch;
+mod import;
 mod run;
 mod status;
 mod subscribe;
@@ -49,6 +50,9 @@ enum Command {
     /// Print the values of keys as they change.
     #[command(after_help = "Example: kck subscribe orders_of/42 orders_of/43 --values 10")]
     Subscribe(subscribe::Subscribe),
+    /// Take the files of a KCK 0.6 project over.
+    #[command(after_help = "Example: kck import ../shop --to . --dry-run")]
+    Import(import::Import),
     /// Run an update of a running kck.
     #[command(after_help = "Example: kck update set_state id=7 state=paid")]
     Update(change::Update),
@@ -141,6 +145,7 @@ pub fn main() -> ExitCode {
             Command::Explain(explain) => explain.run().await,
             Command::Fetch(fetch) => fetch.run().await,
             Command::Subscribe(subscribe) => subscribe.run().await,
+            Command::Import(import) => import.run(),
             Command::Update(update) => update.run().await,
             Command::Refresh(refresh) => refresh.run().await,
             Command::Purge(purge) => purge.run().await,

@@ -21,6 +21,7 @@ mod explain;
 mod faults;
 mod flow;
 mod http;
+mod import;
 mod invisible;
 mod login;
 mod oracle;
