@@ -15,6 +15,7 @@ mod doctor;
 mod explain;
 mod fetch;
 mod import;
+mod process;
 mod run;
 mod status;
 mod subscribe;
@@ -62,6 +63,9 @@ enum Command {
     /// Have a running kck forget keys.
     #[command(after_help = "Example: kck purge orders_of/42")]
     Purge(change::Purge),
+    /// List the processes of a running kck, or run one.
+    #[command(alias = "processes", after_help = "Example: kck process run nightly")]
+    Process(process::Process),
     /// Show how a running kck is.
     #[command(after_help = "Example: kck status --server 127.0.0.1:8080")]
     Status(status::Status),
@@ -149,6 +153,7 @@ pub fn main() -> ExitCode {
             Command::Update(update) => update.run().await,
             Command::Refresh(refresh) => refresh.run().await,
             Command::Purge(purge) => purge.run().await,
+            Command::Process(process) => process.run().await,
             Command::Status(status) => status.run().await,
             Command::Token(token) => token.run().await,
             Command::Teardown(teardown) => teardown.run().await,

@@ -67,7 +67,7 @@ impl Names {
             if name != *original {
                 let calls = match kind {
                     Kind::Product => "keys stay as they were",
-                    Kind::Update => "send the field by this name",
+                    Kind::Update | Kind::Process => "send the field by this name",
                 };
                 notes.push(format!("the parameter '{original}' is named '{name}' here; {calls}"));
             }

@@ -32,6 +32,9 @@ const SETTINGS: [&str; 12] = [
 /// Those of them that an update takes too.
 const SETTINGS_OF_UPDATES: [&str; 3] = ["description", "params", "auth"];
 
+/// Those of a process, of which some are its own.
+const SETTINGS_OF_PROCESSES: [&str; 4] = ["description", "every", "cron", "timeout"];
+
 /// The longest time a setting may name, in milliseconds: a hundred years.
 const MILLISECONDS_MAX: u64 = 36_525 * 86_400_000;
 
@@ -65,6 +68,18 @@ pub(super) fn read_update(
     range: Range<usize>,
 ) -> Result<Header, Vec<Fault>> {
     read_taking(&SETTINGS_OF_UPDATES, file, text, range)
+}
+
+/// As [`read`], of a process.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn read_process(
+    file: &Path,
+    text: &str,
+    range: Range<usize>,
+) -> Result<Header, Vec<Fault>> {
+    read_taking(&SETTINGS_OF_PROCESSES, file, text, range)
 }
 
 fn read_taking(
@@ -148,7 +163,31 @@ impl Reader<'_> {
             "source" if self.string(name, value).is_some() => self.unsupported(name, &key.span()),
             "auth" => policy.access = self.access(value),
             "source" => {}
+            "every" | "cron" => self.clock(policy, name, key, value),
+            "timeout" => policy.timeout = self.duration(name, value, Duration::from_millis(1)),
             _ => self.unknown(name, &key.span()),
+        }
+    }
+
+    /// The one schedule of a process.
+    fn clock(
+        &mut self,
+        policy: &mut Policy,
+        name: &str,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Value<'_>,
+    ) {
+        let Some(text) = self.string(name, value) else { return };
+        if !policy.schedules.is_empty() {
+            return self.fault(&key.span(), "it has every and cron", "say one of them");
+        }
+        match Schedule::read(&format!("{name} {text}")) {
+            Some(Ok(schedule)) => policy.schedules.push(schedule),
+            Some(Err(BadSchedule { what, hint })) => {
+                let hint = hint.replace(&format!("\"{name} "), "\"");
+                self.fault(&value.span(), format!("{name} cannot be '{text}': {what}"), hint);
+            }
+            None => self.wrong(name, value, "a schedule"),
         }
     }
 
@@ -159,7 +198,8 @@ impl Reader<'_> {
     fn unknown(&mut self, name: &str, at: &Range<usize>) {
         let takes = self.takes.join(", ");
         if SETTINGS.contains(&name) {
-            let hint = format!("an update takes {takes}");
+            let one = if self.takes.contains(&"cron") { "a process" } else { "an update" };
+            let hint = format!("{one} takes {takes}");
             return self.fault(at, format!("{name} is a setting of products"), hint);
         }
         let hint = match nearest(name, self.takes) {
@@ -462,6 +502,7 @@ mod tests {
             min_interval: Duration::from_millis(250),
             own_row_security: true,
             access: Access::default(),
+            timeout: None,
         };
         assert_eq!(read.policy, want);
         let names: Vec<_> = read

@@ -71,7 +71,7 @@ const ORIGINAL: &[(&str, &str)] = &[
     ),
     (
         "kprimers/first_of.yml",
-        "database: test\nparameters: [{name: prefix, type: str}]\nquery:\n  template: |\n    select testcol1\\:\\:varchar, array_length(array[1,2,3][1:2], 1), :prefix || ':x' -- :nothing\n    from testtbl1 where testcol1 like :prefix || '%' order by id\n  process_result: {jsonpath_first: '$[0][0]'}\n",
+        "database: test\nparameters: [{name: prefix, type: str}]\nquery:\n  template: |\n    select testcol1\\:\\:varchar, array_length((array[1,2,3])[1:2], 1), :prefix || ':x' -- :nothing\n    from testtbl1 where testcol1 like :prefix || '%' order by id\n  process_result: {jsonpath_first: '$[0][0]'}\n",
     ),
     (
         "kprimers/second_of.yml",

@@ -26,6 +26,7 @@ mod invisible;
 mod login;
 mod oracle;
 mod original;
+mod processes;
 mod push;
 mod push_many;
 mod reading;

@@ -133,6 +133,10 @@ fn common() -> Map<String, Value> {
         "/why": { "get": { "summary": "What is known of a key.", "parameters": [key("The key.")], "responses": answers(&json!({ "type": "object" })) } },
         "/refresh": { "post": { "summary": "Compute a key now; a prefix in the path: all that begin so.", "parameters": [key("The key.")], "responses": answers(&done) } },
         "/purge": { "post": { "summary": "Forget a key; a prefix in the path: all that begin so.", "parameters": [key("The key.")], "responses": answers(&done) } },
+        "/processes": plain("What runs on schedule, and how it ran."),
+        "/processes/{process}/run": { "post": { "summary": "Run a process now.", "parameters": [{
+            "name": "process", "in": "path", "required": true, "schema": { "type": "string" },
+        }], "responses": answers(&json!({ "type": "object" })) } },
         "/status": plain("How kck is."),
         "/healthz": plain("The process lives."),
         "/readyz": plain("Reads can be answered."),

@@ -17,8 +17,11 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     change::{Epoch, Lsn, SourceTime},
     key::Key,
+    process,
     stage::{Stage, Stages},
 };
+
+mod log;
 
 /// How many events a slow subscriber may lag behind before it loses some.
 const EVENTS_KEPT: usize = 4096;
@@ -161,6 +164,13 @@ pub enum Event {
         code: String,
         /// Why, as far as it holds no row's values.
         why: String,
+    },
+    /// Something of a process.
+    Process {
+        /// Which.
+        process: String,
+        /// What.
+        said: process::Said,
     },
     /// A product is matched from this position on.
     ProductJoined {
@@ -314,6 +324,10 @@ counters! {
     Updates = "kck_updates_total",
     /// Updates that the source refused, or could not be asked.
     UpdateFailures = "kck_update_failures_total",
+    /// Runs of processes that began.
+    ProcessRuns = "kck_process_runs_total",
+    /// Runs of processes that did not end well.
+    ProcessFailures = "kck_process_failures_total",
     /// Times that a product was due by its schedule.
     Ticks = "kck_ticks_total",
     /// Keys that were computed again before they expired.
@@ -395,7 +409,7 @@ impl Observer {
     /// Notes an event: counts it, logs it, tells whoever listens.
     pub fn note(&self, event: Event) {
         self.count_event(&event);
-        log(&event);
+        log::log(&event);
         // Without a listener there is nobody to tell.
         drop(self.inner.events.send(event));
     }
@@ -517,80 +531,13 @@ impl Observer {
             Event::Updated { .. } => self.count(Counter::Updates, 1),
             Event::Ticked { .. } => self.count(Counter::Ticks, 1),
             Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
+            Event::Process { said: process::Said::Began { .. }, .. } => {
+                self.count(Counter::ProcessRuns, 1);
+            }
+            Event::Process { said: process::Said::Ended { outcome, .. }, .. } => {
+                self.count(Counter::ProcessFailures, u64::from(!outcome.is_well()));
+            }
             _ => {}
         }
-    }
-}
-
-/// ERROR: someone must look. WARN: went on, unexpectedly. INFO: rare and good to know.
-fn log(event: &Event) {
-    match event {
-        Event::StreamOpened { at } => tracing::info!(%at, "replication stream open"),
-        Event::StreamLost { error, retry } => {
-            tracing::warn!(error, ?retry, "replication stream lost");
-        }
-        Event::StandingBy { holder } => tracing::warn!(holder, "slot is taken, standing by"),
-        Event::EpochBegan { epoch, why } => {
-            tracing::warn!(
-                epoch = epoch.0,
-                why,
-                "new epoch: every entry is stale until recomputed"
-            );
-        }
-        Event::ComputeFailed { key, code } => {
-            tracing::warn!(
-                product = key.product(),
-                code,
-                "computing a key was refused by the source"
-            );
-        }
-        Event::Part { part, trouble: Some(trouble) } => tracing::error!(part, trouble, "down"),
-        Event::Part { part, trouble: None } => tracing::info!(part, "well again"),
-        Event::ProductBroken { product, why } => tracing::error!(product, why, "product broken"),
-        Event::ProductKept { product, why } => {
-            tracing::error!(product, why, "file does not load, the product runs as it was");
-        }
-        Event::ProductLoaded { product, anew } => tracing::info!(product, anew, "product loaded"),
-        Event::ProductRemoved { product } => tracing::info!(product, "product removed"),
-        Event::UpdateBroken { update, why } => tracing::error!(update, why, "update broken"),
-        Event::UpdateKept { update, why } => {
-            tracing::error!(update, why, "file does not load, the update runs as it was");
-        }
-        Event::UpdateLoaded { update } => tracing::info!(update, "update loaded"),
-        Event::UpdateRemoved { update } => tracing::info!(update, "update removed"),
-        Event::UpdateFailed { update, code, why } => {
-            tracing::warn!(update, code, why, "an update failed");
-        }
-        Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
-        Event::Rebuilding { keys } => tracing::info!(keys, "reading tracked keys from the store"),
-        Event::Rebuilt { keys, took } => {
-            tracing::info!(keys, ms = took.as_millis(), "tracked keys are read from the store");
-        }
-        Event::DefinitionChanged { product } => {
-            tracing::warn!(product, "a definition it reads changed: marked as a whole");
-        }
-        Event::Warmed { product, left_out, .. } if *left_out > 0 => {
-            tracing::warn!(
-                product,
-                left_out,
-                "warm keys are left out: limits.tracked_keys is reached"
-            );
-        }
-        Event::WarmFailed { product, why } => {
-            tracing::warn!(product, why, "warm keys could not be asked for");
-        }
-        Event::SlotDropped { retained_bytes } => {
-            tracing::error!(retained_bytes, "slot held too much WAL and was dropped");
-        }
-        Event::Halted { point } => tracing::warn!(?point, "halted as asked"),
-        Event::MarkedEarly { end, transactions } => {
-            tracing::warn!(%end, transactions, "commits not visible yet: their products are marked as a whole");
-        }
-        Event::Marked { .. }
-        | Event::Refreshed { .. }
-        | Event::Updated { .. }
-        | Event::Ticked { .. }
-        | Event::Warmed { .. }
-        | Event::Computed { .. } => {}
     }
 }
