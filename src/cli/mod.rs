@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod demo;
 mod doctor;
+mod dump;
 mod explain;
 mod fetch;
 mod import;
@@ -54,6 +55,12 @@ enum Command {
     /// Take the files of a KCK 0.6 project over.
     #[command(after_help = "Example: kck import ../shop --to . --dry-run")]
     Import(import::Import),
+    /// Write every tracked key's answer of a running kck into a file, as the original did.
+    #[command(after_help = "Example: kck dump answers.csv")]
+    Dump(dump::Dump),
+    /// Have a running kck follow and compute the keys of a dump.
+    #[command(after_help = "Example: kck load answers.csv --compare")]
+    Load(dump::load::Load),
     /// Run an update of a running kck.
     #[command(after_help = "Example: kck update set_state id=7 state=paid")]
     Update(change::Update),
@@ -150,6 +157,8 @@ pub fn main() -> ExitCode {
             Command::Fetch(fetch) => fetch.run().await,
             Command::Subscribe(subscribe) => subscribe.run().await,
             Command::Import(import) => import.run(),
+            Command::Dump(dump) => dump.run().await,
+            Command::Load(load) => load.run().await,
             Command::Update(update) => update.run().await,
             Command::Refresh(refresh) => refresh.run().await,
             Command::Purge(purge) => purge.run().await,

@@ -223,6 +223,12 @@ fn elsewhere(item: &mut Item, databases: &[Database], chosen: Option<&str>) {
     item.faults.push(fault);
 }
 
+/// The name of the product that a primer of this name becomes.
+#[must_use]
+pub fn product_name(primer: &str) -> String {
+    allowed(primer, "p")
+}
+
 /// A name that kck allows, as near to the original's as can be.
 fn allowed(name: &str, prefix: &str) -> String {
     const BYTES_MAX: usize = 63;

@@ -176,6 +176,12 @@ pub(super) fn general(
     if files.iter().flat_map(|file| &file.writes).any(|(_, text)| expires(text)) {
         notes.push("expire is kept as it was, and seldom needed: answers follow changes, and prove it only without expire".to_owned());
     }
+    let typed = |text: &str| {
+        text.lines().any(|line| line.starts_with("params = ") && line.contains("\"bigint\""))
+    };
+    if files.iter().flat_map(|file| &file.writes).any(|(_, text)| typed(text)) {
+        notes.push("an int is a bigint in params; where `kck check` knows no operator or function for one, write \"integer\" there".to_owned());
+    }
     if wrote("updates") {
         notes.push("values of updates have the types of their columns; a field that comes twice is refused".to_owned());
     }

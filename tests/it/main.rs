@@ -16,6 +16,7 @@ mod commands;
 mod crash;
 mod describe;
 mod doctor;
+mod dump;
 mod epoch;
 mod explain;
 mod faults;

@@ -140,8 +140,14 @@ mod tests {
     fn what_the_original_wrote_is_read() {
         let text = "simple1/1,\"[[\"\"name1\"\"]]\",631735955,2026-11-22 16:23:41.673000\r\nb,\"a\r\nb,\"\"\",,\n\u{f8},x";
         let records: Vec<Record> = read(text.as_bytes()).into_iter().map(Result::unwrap).collect();
-        assert_eq!(records[0].1, ["simple1/1", "[[\"name1\"]]", "631735955", "2026-11-22 16:23:41.673000"]);
-        assert_eq!(records[1], (2, vec!["b".into(), "a\r\nb,\"".into(), String::new(), String::new()]));
+        assert_eq!(
+            records[0].1,
+            ["simple1/1", "[[\"name1\"]]", "631735955", "2026-11-22 16:23:41.673000"]
+        );
+        assert_eq!(
+            records[1],
+            (2, vec!["b".into(), "a\r\nb,\"".into(), String::new(), String::new()])
+        );
         assert_eq!(records[2], (4, vec!["\u{f8}".into(), "x".into()]));
     }
 

@@ -1,12 +1,7 @@
 //! `kck load`: the keys of a dump → keys that a running kck follows and has computed. Values are not taken over: nobody
 //! knows whether they are right; they can be compared.
 
-use std::{
-    fs::File,
-    io::BufReader,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io::BufReader, path::PathBuf, time::Duration};
 
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
@@ -41,7 +36,10 @@ pub(crate) struct Load {
 enum Became {
     Primed,
     /// It is computed, and its value is another than the dump's.
-    Differs { was: String, is: String },
+    Differs {
+        was: String,
+        is: String,
+    },
     /// kck has no such key.
     NoKey(String),
     Failed(String),
@@ -68,8 +66,9 @@ impl Load {
         });
         let mut count = Count::default();
         {
-            let asked = stream::iter(records).map(|(key, value)| async {
-                let became = self.one(&key, &value).await;
+            let this = &self;
+            let asked = stream::iter(records).map(|(key, value)| async move {
+                let became = this.one(&key, &value).await;
                 (key, became)
             });
             let mut asked = asked.buffer_unordered(AT_ONCE);
@@ -78,11 +77,15 @@ impl Load {
             }
         }
         let Count { keys, primed, differ, no_key, failed } = count;
-        let compared = if self.compare { format!(", {differ} of them differ") } else { String::new() };
-        say(&format!("{keys} keys: {primed} are followed{compared}; {no_key} are no keys here, {failed} failed"));
+        let compared =
+            if self.compare { format!(", {differ} of them differ") } else { String::new() };
+        say(&format!(
+            "{keys} keys: {primed} are followed{compared}; {no_key} are no keys here, {failed} failed"
+        ));
         if let Some((line, error)) = broken {
             let hint = "a dump is CSV without a header: key, JSON of the value, version, time";
-            let text = format!("{shown}:{line}: {error}; what follows was not read\n  hint: {hint}");
+            let text =
+                format!("{shown}:{line}: {error}; what follows was not read\n  hint: {hint}");
             return Err(Stop { code: 1, text });
         }
         if no_key + failed + differ == 0 { Ok(()) } else { Err(Stop::no()) }
@@ -160,7 +163,7 @@ fn whole((line, fields): Record) -> Result<(String, String), (usize, std::io::Er
 /// A key as a path. kck's own are; the original's had every sign as it is, save that no value had a slash, and names
 /// that the import made others.
 fn path_of(key: &str) -> String {
-    let is_path = Path::new(key).components().count() > 0 && encoded(key);
+    let is_path = encoded(key);
     let (name, values) = key.split_once('/').map_or((key, None), |(name, rest)| (name, Some(rest)));
     let mut path = crate::import::product_name(name);
     for value in values.into_iter().flat_map(|values| values.split('/')) {
@@ -178,11 +181,13 @@ fn path_of(key: &str) -> String {
 fn encoded(key: &str) -> bool {
     let mut parts = key.split('%');
     let plain = |text: &str| {
-        text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/'))
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/'))
     };
     parts.next().is_none_or(plain)
         && parts.all(|part| {
-            part.get(..2).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) && plain(part)
+            part.get(..2).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+                && plain(part)
         })
 }
 

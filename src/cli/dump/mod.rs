@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Write as _},
+    io::{self, BufWriter},
     path::{Path, PathBuf},
 };
 
@@ -129,8 +129,10 @@ impl Dump {
         out: &mut dyn io::Write,
         count: &mut Count,
     ) -> Result<(), Stop> {
-        let asked = stream::iter(keys)
-            .map(|listed| async { (listed, self.server.get(&format!("/fetch/{}", listed.key)).await) });
+        let server = &self.server;
+        let asked = stream::iter(keys).map(|listed| async move {
+            (listed, server.get(&format!("/fetch/{}", listed.key)).await)
+        });
         let mut answers = asked.buffered(AT_ONCE);
         while let Some((Listed { key }, reply)) = answers.next().await {
             let reply = reply?;
