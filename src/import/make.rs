@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -98,16 +97,16 @@ pub(super) fn product(of: &Of<'_>, primer: &Primer, primers: &Primers<'_>) -> Ma
     }
     let mut header = String::from("/* kck\n");
     if result != "rows" {
-        let _ = writeln!(header, "result = \"{result}\"");
+        header += &format!("result = \"{result}\"\n");
     }
     if let Some(seconds) = expiry(primer, &mut made.notes) {
-        let _ = writeln!(header, "expire = \"{}\"", duration(seconds));
+        header += &format!("expire = \"{}\"\n", duration(seconds));
     }
     if let Some(params) = params(primer, &names, &taken.used) {
-        let _ = writeln!(header, "params = {params}");
+        header += &format!("params = {params}\n");
     }
     if let Some(warm) = warm(of, primer, primers, &mut made) {
-        let _ = writeln!(header, "warm = {}", toml_text(&warm));
+        header += &format!("warm = {}\n", toml_text(&warm));
     }
     let header = if header == "/* kck\n" { String::new() } else { header + "*/\n" };
     let text = format!("{header}{}{sql}\n", comments(of, primer, &mut made.notes));
@@ -320,10 +319,8 @@ fn comments(of: &Of<'_>, primer: &Primer, notes: &mut Vec<String>) -> String {
             continue;
         }
         let keys = plain(&keys.join(", "));
-        let _ = writeln!(
-            comments,
-            "-- {what} {keys}: not needed, kck follows the tables that are read here."
-        );
+        comments +=
+            &format!("-- {what} {keys}: not needed, kck follows the tables that are read here.\n");
         notes.push(format!(
             "refresh.{what} ({keys}) is not needed: kck follows the tables that the SQL reads"
         ));

@@ -4,7 +4,6 @@ use super::Event;
 use crate::process::Said;
 
 /// ERROR: someone must look. WARN: went on, unexpectedly. INFO: rare and good to know.
-#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn log(event: &Event) {
     match event {
         Event::StreamOpened { at } => tracing::info!(%at, "replication stream open"),

@@ -14,6 +14,8 @@ use crate::process::Outcome;
 const GRACE: Duration = Duration::from_secs(5);
 /// A small question before the run.
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
+/// So much of what the server said is remembered.
+const WHY_CHARS: usize = 300;
 /// A statement was given up as somebody asked.
 const CANCELED: &str = "57014";
 
@@ -94,7 +96,7 @@ fn ended_by(ended: Result<(), tokio_postgres::Error>, given_up: Outcome) -> Outc
             let code = said.code().code().to_owned();
             // What is said of names and rights holds no row's values; a constraint's name does not either.
             let why = match said.constraint() {
-                _ if code.starts_with("42") => said.message().to_owned(),
+                _ if code.starts_with("42") => said.message().chars().take(WHY_CHARS).collect(),
                 Some(constraint) => format!("constraint {constraint}"),
                 None => String::new(),
             };

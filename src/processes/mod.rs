@@ -58,6 +58,8 @@ pub(crate) struct Processes {
     /// Processes of which something else is to be remembered.
     unsaved: BTreeSet<String>,
     pending: Vec<Pending>,
+    /// Something else is to be shown.
+    moved: bool,
     running: JoinSet<(String, u64, End)>,
     stop: CancellationToken,
 }
@@ -87,6 +89,7 @@ impl Processes {
             due,
             unsaved: BTreeSet::new(),
             pending: Vec::new(),
+            moved: true,
             running: JoinSet::new(),
             stop: CancellationToken::new(),
         }
@@ -148,6 +151,7 @@ impl Processes {
 
     /// What files say now is what runs from now on.
     fn take_up(&mut self, now: SourceTime) {
+        self.moved |= !self.due.is_empty();
         for name in std::mem::take(&mut self.due) {
             let Some(said) = self.drafts.said(&name).cloned() else {
                 self.slots.remove(&name);
@@ -198,6 +202,7 @@ impl Processes {
         let process = self.slots.get(&name).and_then(ProcessSlot::process);
         self.pending.extend(process.map(|process| Pending { process: Arc::clone(process), run }));
         self.unsaved.insert(name);
+        self.moved = true;
     }
 
     fn asked(&mut self, Ask { process, reply }: Ask) {
@@ -254,24 +259,24 @@ impl Processes {
             self.plan.ended(&name, end, now);
         }
         self.unsaved.insert(name);
+        self.moved = true;
     }
 
     /// What of all this others see.
-    fn show(&self) {
+    fn show(&mut self) {
+        let faults = self.drafts.faults();
+        if !self.moved && self.listing.borrow().faults == faults {
+            return;
+        }
         let one = |(name, slot): (&String, &ProcessSlot)| {
             let runs = self.plan.kept(name).unwrap_or_default().runs;
             let next = self.plan.next_of(name);
             (name.clone(), Listed { slot: slot.clone(), next, runs })
         };
         let processes: BTreeMap<String, Listed> = self.slots.iter().map(one).collect();
-        let faults = self.drafts.faults().to_vec();
-        self.listing.send_if_modified(|shown| {
-            let moved = shown.processes != processes || shown.faults != faults;
-            if moved {
-                *shown = Arc::new(Listing { processes, faults });
-            }
-            moved
-        });
+        let faults = faults.to_vec();
+        self.listing.send_replace(Arc::new(Listing { processes, faults }));
+        self.moved = false;
     }
 
     async fn stop(mut self) {

@@ -142,6 +142,12 @@ fn a_project_of_the_original_is_served() {
             let reply = kck.get(&format!("/fetch/{key}")).await;
             assert_eq!((reply.status, reply.value()), (200, want), "{key}");
         }
+        // A number as the original read it is compared with a column as narrow as serial, and a wrapped SELECT is seen
+        // through.
+        for product in ["simple1", "simple2", "name_of"] {
+            let explained = kck.get(&format!("/explain/{product}")).await.json();
+            assert_eq!(explained["class"], json!("direct"), "{explained}");
+        }
         let put = |path, body: &str| {
             let form = "application/x-www-form-urlencoded";
             send(&kck.address, ("PUT", path), form, body.to_owned())
@@ -188,27 +194,27 @@ fn a_domain_of_the_original_is_warm() {
     });
 }
 
+/// Good, broken YAML, no template, an unknown type, two of one name, Python.
+const BAD: &[(&str, &str)] = &[
+    ("kprimers/good.yml", "database: test\nquery: {template: select 1}\n"),
+    ("kprimers/broken.yml", "database: test\nquery: {template: 'select 1}\n"),
+    ("kprimers/empty.yml", "database: test\nquery: {type: rows}\n"),
+    (
+        "kprimers/typed.yml",
+        "database: test\nparameters: [{name: d, type: date}]\nquery: {template: 'select :d'}\n",
+    ),
+    ("kprimers/a-b.yml", "database: test\nquery: {template: select 1}\n"),
+    ("kprimers/deep/a_b.yml", "database: test\nquery: {template: select 2}\n"),
+    ("kprimers/top.py", "class Top: pass\n"),
+];
+
 /// Nothing of a project is written where something cannot be taken over, unless told; and nothing is written over.
 #[test]
 fn a_bad_project_is_refused_with_what_to_do() {
     run(async {
         let original = Folder::new("import_bad_original");
         let to = Folder::new("import_bad_to");
-        write(
-            &original.0,
-            &[
-                ("kprimers/good.yml", "database: test\nquery: {template: select 1}\n"),
-                ("kprimers/broken.yml", "database: test\nquery: {template: 'select 1}\n"),
-                ("kprimers/empty.yml", "database: test\nquery: {type: rows}\n"),
-                (
-                    "kprimers/typed.yml",
-                    "database: test\nparameters: [{name: d, type: date}]\nquery: {template: 'select :d'}\n",
-                ),
-                ("kprimers/a-b.yml", "database: test\nquery: {template: select 1}\n"),
-                ("kprimers/deep/a_b.yml", "database: test\nquery: {template: select 2}\n"),
-                ("kprimers/top.py", "class Top: pass\n"),
-            ],
-        );
+        write(&original.0, BAD);
         let (from, target) = (original.0.to_str().unwrap(), to.0.to_str().unwrap());
         let (code, report, complaint) = import(&[from, "--to", target]).await;
         assert_eq!((code, complaint.as_str()), (1, ""));
@@ -242,7 +248,17 @@ of all:
         );
         assert_eq!(report, want);
         assert!(files_below(&to.0).is_empty());
+    });
+}
 
+/// What can be taken over is written when told, never over what is there, and the exit code says that some is missing.
+#[test]
+fn the_rest_of_a_bad_project_is_written_when_told() {
+    run(async {
+        let original = Folder::new("import_part_original");
+        let to = Folder::new("import_part_to");
+        write(&original.0, BAD);
+        let (from, target) = (original.0.to_str().unwrap(), to.0.to_str().unwrap());
         assert_eq!(import(&[from, "--to", target, "--partial", "--dry-run"]).await.0, 1);
         assert!(files_below(&to.0).is_empty());
         let (code, report, _) = import(&[from, "--to", target, "--partial", "--json"]).await;

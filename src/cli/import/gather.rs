@@ -169,3 +169,86 @@ fn text(path: &Path) -> Result<String, String> {
     let bytes = read().map_err(|error| format!("it cannot be read: {error}"))??;
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(name: &str, files: &[&str]) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("kck-gather-{}-{name}", std::process::id()));
+        for file in files {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "KCK = {}\n").unwrap();
+        }
+        root
+    }
+
+    fn gathered(root: &Path) -> (Vec<(String, Role)>, Vec<String>) {
+        let gathered = gather(&[root.to_owned()], None).unwrap();
+        let one = |source: Source| (source.file.display().to_string(), source.role);
+        (gathered.sources.into_iter().map(one).collect(), gathered.notes)
+    }
+
+    #[test]
+    fn a_project_is_its_folders_and_the_settings_of_one_environment() {
+        let root = project(
+            "whole",
+            &[
+                "kprimers/a.yml",
+                "kprimers/deep/b.yaml",
+                "kprimers/c.py",
+                "kprimers/deep/helper.py",
+                "kprimers/.d.yml",
+                "kprimers/notes.txt",
+                "kupdaters/u.yml",
+                "config/prod.yml",
+                "config/dev.yml",
+                "docker-compose.yml",
+                "settings.py",
+            ],
+        );
+        let (files, notes) = gathered(&root);
+        let want = [
+            ("kprimers/a.yml", Role::Primer),
+            ("kprimers/c.py", Role::Primer),
+            ("kprimers/deep/b.yaml", Role::Primer),
+            ("kupdaters/u.yml", Role::Updater),
+            ("config/dev.yml", Role::Settings),
+            ("settings.py", Role::Settings),
+        ];
+        assert_eq!(files, want.map(|(file, role)| (file.to_owned(), role)));
+        assert_eq!(
+            notes,
+            ["config/prod.yml was not read, as config/dev.yml was: --settings names another"]
+        );
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn any_other_folder_may_hold_both() {
+        let root = project("any", &["a.yml", "kupdaters.yml", "deep/kprimers/b.yml"]);
+        let (files, _) = gathered(&root);
+        let want = [
+            ("a.yml", Role::Any),
+            ("deep/kprimers/b.yml", Role::Primer),
+            ("kupdaters.yml", Role::Any),
+        ];
+        assert_eq!(files, want.map(|(file, role)| (file.to_owned(), role)));
+        assert!(gather(&[root.join("nowhere")], None).is_err());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        let root = project("texts", &["a.yml"]);
+        fs::write(root.join("a.yml"), [0xff, 0xfe]).unwrap();
+        assert_eq!(text(&root.join("a.yml")).unwrap_err(), "it is not UTF-8");
+        fs::write(root.join("a.yml"), vec![b' '; 300_000]).unwrap();
+        assert_eq!(
+            text(&root.join("a.yml")).unwrap_err(),
+            "it has 300000 bytes, and may have 262144"
+        );
+        fs::remove_dir_all(root).unwrap();
+    }
+}
