@@ -449,7 +449,46 @@ fn the_report_says_what_became_of_each() {
     assert_eq!(json["files"][1]["by_hand"][0]["line"], 2);
 }
 
+/// Pieces of SQL that mean the same to both, or are made to; `id`, `day` and `n` are parameters.
+const EXPRESSIONS: &[&str] = &[
+    ":id",
+    "a::int",
+    "'x :zz'",
+    r":id\:\:text",
+    ":day::text",
+    "(array[1,2])[1:2]",
+    "b[1:n]",
+    r"b[1\:n]",
+    "b[:n]",
+    "\"q:zz\"",
+    "$t$ :zz $t$",
+    r"E'it\'s :zz'",
+    "/* :id /* :n */ */ 1",
+    "1 -- :id\n",
+    "f(n := :n)",
+    r"now()\:\:date",
+    r"'12\:30'",
+    "'a' || :day",
+    ":id+:n",
+    "'it''s :zz'",
+    "a:: text",
+];
+
 proptest::proptest! {
+    /// What is a parameter to the original is one to kck, in the same order, and nothing else is.
+    #[test]
+    fn parameters_are_the_same_to_both(picks in proptest::collection::vec(0..EXPRESSIONS.len(), 1..12)) {
+        let chosen: Vec<&str> = picks.iter().map(|pick| EXPRESSIONS[*pick]).collect();
+        let template = format!("select {} from t", chosen.join(", "));
+        let known = |name: &str| ["id", "day", "n"].contains(&name).then(|| format!(":{name}"));
+        let taken = template::take(&template, known).unwrap();
+        let draft = crate::product::file::draft("p", Path::new("p.sql"), taken.sql.clone());
+        let draft = draft.map_err(|faults| faults[0].to_string());
+        let names: Vec<String> =
+            draft.unwrap().question.parameters.into_iter().map(|parameter| parameter.name).collect();
+        proptest::prop_assert_eq!(names, taken.used, "{}", taken.sql);
+    }
+
     #[test]
     fn no_file_makes_it_panic(text in "(database: test\n)?(parameters: \\[\\{name: [a-c]\\}\\]\n)?query: (\\{template: ['\"]?[ :a-c;*/\\\\{}-]{0,30}['\"]?\\}|[a-z\\[{]{0,4})\n?") {
         drop(import(&[source("kprimers/p.yml", &text), source("x.yml", &text)], None));

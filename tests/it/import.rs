@@ -284,6 +284,13 @@ fn the_rest_of_a_bad_project_is_written_when_told() {
             fs::read_to_string(to.0.join("products/good.sql")).unwrap().ends_with("select 1\n")
         );
 
+        fs::create_dir(to.0.join("products/deep")).unwrap();
+        fs::rename(to.0.join("products/good.sql"), to.0.join("products/deep/good.sql")).unwrap();
+        let (code, _, complaint) = import(&[from, "--to", target, "--partial", "--force"]).await;
+        let there = format!("the same names are there already: {target}/products/deep/good.sql");
+        assert!(code == 1 && complaint.contains(&there), "{complaint}");
+        fs::remove_file(to.0.join("products/deep/good.sql")).unwrap();
+
         let (code, _, complaint) = import(&[to.0.join("nowhere").to_str().unwrap()]).await;
         assert!(code == 2 && complaint.contains("nowhere: it cannot be read"), "{complaint}");
         let (code, _, complaint) = import(&[target]).await;

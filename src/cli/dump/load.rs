@@ -11,6 +11,7 @@ use super::{
     super::{Stop, client::Server, say},
     AT_ONCE,
     csv::{Record, Records},
+    fetch,
 };
 
 /// How often a request that was one too many is sent again …
@@ -93,10 +94,10 @@ impl Load {
 
     /// Asks for a key, which makes kck compute it if it has to and follow it from then on.
     async fn one(&self, key: &str, value: &str) -> Result<Became, Stop> {
-        let path = format!("/fetch/{}", path_of(key));
+        let path = path_of(key);
         let mut pause = PAUSE;
         for _ in 1..TRIES {
-            let reply = self.server.get(&path).await?;
+            let reply = fetch(&self.server, &path).await?;
             if reply.status == 429 {
                 tokio::time::sleep(pause).await;
                 pause *= 2;

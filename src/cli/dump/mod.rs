@@ -130,9 +130,8 @@ impl Dump {
         count: &mut Count,
     ) -> Result<(), Stop> {
         let server = &self.server;
-        let asked = stream::iter(keys).map(|listed| async move {
-            (listed, server.get(&format!("/fetch/{}", listed.key)).await)
-        });
+        let asked = stream::iter(keys)
+            .map(|listed| async move { (listed, fetch(server, &listed.key).await) });
         let mut answers = asked.buffered(AT_ONCE);
         while let Some((Listed { key }, reply)) = answers.next().await {
             let reply = reply?;
@@ -151,6 +150,43 @@ impl Dump {
         }
         Ok(())
     }
+}
+
+/// Asks for a key. What no path can carry goes into the query, and comes as a list of one.
+async fn fetch(server: &Server, key: &str) -> Result<Reply, Stop> {
+    #[derive(Deserialize)]
+    struct List<'a> {
+        #[serde(borrow)]
+        results: [&'a RawValue; 1],
+    }
+    #[derive(Deserialize)]
+    struct Said {
+        success: bool,
+        error: Option<Error>,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        name: String,
+    }
+    if !key.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return server.get(&format!("/fetch/{key}")).await;
+    }
+    let mut path = String::from("/fetch?key=");
+    crate::key::encode(&mut path, key);
+    let reply = server.get(&path).await?;
+    if reply.status != 200 {
+        return Ok(reply);
+    }
+    let [one] = read::<List<'_>>(&reply)?.results;
+    let body = bytes::Bytes::copy_from_slice(one.get().as_bytes());
+    let Said { success, error } = read(&Reply { status: 200, body: body.clone() })?;
+    let no_key = ["unknown_product", "parameter_count", "bad_parameter", "bad_request"];
+    let status = match error {
+        Some(error) if no_key.contains(&error.name.as_str()) => 404,
+        None if success => 200,
+        _ => 503,
+    };
+    Ok(Reply { status, body })
 }
 
 /// As the original wrote times: in UTC without saying so, and without a fraction where it is nothing.

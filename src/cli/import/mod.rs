@@ -1,6 +1,6 @@
 //! `kck import`: the files of a KCK 0.6 project → files of kck, and what became of each.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use clap::Args;
 
@@ -68,6 +68,7 @@ impl Import {
     }
 
     fn place(&self, report: &Report) -> Result<(), Stop> {
+        self.named_once(report)?;
         let staged = place::Staged::new(&self.to, report.writes())?;
         // As kck itself will read them, and all together.
         let products = load::files(&staged.folder().join("products"));
@@ -82,6 +83,37 @@ impl Import {
             return Err(Stop { code: 1, text });
         }
         staged.place(&self.to, self.force)
+    }
+
+    /// Names are unique at any depth: what has one of these elsewhere below the target is in the way.
+    fn named_once(&self, report: &Report) -> Result<(), Stop> {
+        let products = load::files(&self.to.join("products"));
+        let updates = load::update_files(&self.to.join("updates"));
+        let mut there: Vec<PathBuf> = Vec::new();
+        for loaded in [products, updates] {
+            there.extend(loaded.drafts.into_iter().map(|draft| draft.file));
+            there.extend(loaded.broken.into_values().flatten().map(|fault| fault.file));
+        }
+        let in_the_way = report.writes().flat_map(|(path, _)| {
+            let place = self.to.join(path);
+            let folder = self.to.join(path.iter().next().unwrap_or_default());
+            let same = |file: &&PathBuf| {
+                file.starts_with(&folder)
+                    && file.file_stem() == place.file_stem()
+                    && **file != place
+            };
+            there.iter().filter(same).map(|file| file.display().to_string()).collect::<Vec<_>>()
+        });
+        let in_the_way: BTreeSet<String> = in_the_way.collect();
+        if in_the_way.is_empty() {
+            return Ok(());
+        }
+        let files = in_the_way.into_iter().collect::<Vec<_>>().join(", ");
+        let hint = "names are unique at any depth: take these away, or --to names another folder";
+        let text = format!(
+            "the same names are there already: {files}; nothing was written\n  hint: {hint}"
+        );
+        Err(Stop { code: 1, text })
     }
 
     fn summary(&self, report: &Report, written: bool) -> String {
