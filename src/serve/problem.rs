@@ -77,7 +77,7 @@ impl Kind {
             Self::Forbidden => ("forbidden", "KCK702", 403),
             Self::UnknownUpdate => ("unknown_update", "KCK614", 404),
             Self::Conflict => ("conflict", "KCK615", 409),
-            Self::UnknownProcess => ("unknown_process", "KCK618", 404),
+            Self::UnknownProcess => ("unknown_process", "KCK617", 404),
         }
     }
 }

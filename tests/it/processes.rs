@@ -1,11 +1,15 @@
 //! Processes on a real source: they run when they are due or asked for, one run at a time, and what became of them is
 //! remembered.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kck::{
     observe::{Counter, Event},
     process::{Outcome, Said},
+    store::{
+        Store as Store_,
+        faulty::{Faulty, Method},
+    },
 };
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
@@ -144,7 +148,7 @@ fn whoever_asks_gets_one_run_at_a_time() {
         assert_eq!(ended(&mut events, "slow").await, Outcome::Done);
         assert_eq!(database.one("select count(*) from runs where note = 'slow'").await, 1);
         let (status, body) = ask(&kck, "nothing").await;
-        assert_eq!((status, &body["error"]["code"]), (404, &json!("KCK618")));
+        assert_eq!((status, &body["error"]["code"]), (404, &json!("KCK617")));
         kck.stop().await;
     });
 }
@@ -256,6 +260,32 @@ fn stopping_gives_up_what_runs_and_remembers_it() {
         );
         let kck = project.start().await;
         shown(&kck, "held", |process| process["history"][0]["outcome"] == "interrupted").await;
+        kck.stop().await;
+    });
+}
+
+/// A run begins only when it is durable that it does; while the store is away none does, and then one.
+#[test]
+fn no_run_begins_before_the_store_has_it() {
+    run(async {
+        let (database, project) =
+            project("processes_store", &[("p", "insert into runs default values")]).await;
+        let memory: Arc<dyn Store_> = Arc::new(kck::store::memory::Memory::default());
+        let faulty = Arc::new(Faulty::new(memory));
+        let kck = project.start_over(Some(Arc::clone(&faulty) as Arc<dyn Store_>)).await;
+        let mut events = kck.observer.subscribe();
+        shown(&kck, "p", |_| true).await;
+        // Who asked is told before the store is; others save as well, so that many fail.
+        (0..200).for_each(|_| faulty.fail_before(Method::Save));
+        assert_eq!(ask(&kck, "p").await.0, 200);
+        let waits = shown(&kck, "p", |process| !process["running"].is_null()).await;
+        assert_eq!(
+            (&waits["running"]["run"], database.one("select count(*) from runs").await),
+            (&json!(1), 0)
+        );
+        faulty.forgive(Method::Save);
+        assert_eq!(ended(&mut events, "p").await, Outcome::Done);
+        assert_eq!(database.one("select count(*) from runs").await, 1);
         kck.stop().await;
     });
 }
