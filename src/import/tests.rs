@@ -210,6 +210,20 @@ fn a_domain_is_the_query_that_gave_it() {
     let (text, _, _) =
         domain_of(&[("kprimers/some.yml", some), ("kprimers/z.yml", &user("some/7/it"))]);
     assert!(text.contains("select id from t where n = (7) and s = E'it'\n"), "{text}");
+    let quotes =
+        "database: test\nquery: {type: dicts, template: \"select '''' || id as id from t\"}\n";
+    let (text, _, by_hand) =
+        domain_of(&[("kprimers/all.yml", quotes), ("kprimers/z.yml", &user("all"))]);
+    assert!(by_hand.is_empty(), "{by_hand:?}");
+    let want = r#"warm = "select d.\"id\" from (\nselect '''' || id as id from t\n) d""#;
+    assert!(text.contains(want), "{text}");
+    let comment = "database: test\nquery: {type: dicts, template: 'select id /* key */ from t'}\n";
+    let (text, _, by_hand) =
+        domain_of(&[("kprimers/all.yml", comment), ("kprimers/z.yml", &user("all"))]);
+    assert!(
+        !text.contains("warm") && by_hand[0].contains("has a comment of SQL in it"),
+        "{by_hand:?}"
+    );
     let rows = "database: test\nquery: {template: select id from t}\n";
     for (key, other, why) in [
         ("gone", DOMAIN, "there is no primer 'gone' in YAML"),
