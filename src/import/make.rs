@@ -17,6 +17,9 @@ use super::{
     yaml::Place,
 };
 
+/// So much of a line that is wrong is shown.
+const SHOWN_CHARS: usize = 80;
+
 /// What one file became.
 #[derive(Debug, Default)]
 pub(super) struct Made {
@@ -386,7 +389,8 @@ fn finish(
             // Its place is in a text that nobody has seen: the file that it came from is named, with the line there.
             made.by_hand.extend(faults.into_iter().map(|fault| {
                 let line = text.lines().nth(fault.line.saturating_sub(1)).unwrap_or_default();
-                let what = format!("{}, in `{}`", fault.message, line.trim());
+                let line: String = line.trim().chars().take(SHOWN_CHARS).collect();
+                let what = format!("{}, in `{line}`", fault.message);
                 Place { line: 1, column: 1 }.fault(of.file, what, fault.hint)
             }));
         }

@@ -330,6 +330,10 @@ fn what_is_wrong_has_its_place_and_a_hint() {
             "kprimers/p.yml:4:5: the template has :x, and `parameters` has not, in line 2 of the template\n  hint: add x to `parameters`, or write \\:x where a colon is meant",
         ),
         (
+            "database: test\nquery: {template: \"select 1 from from from from from from from from from from from from from from from from from\"}\n",
+            "kprimers/p.yml:1:1: syntax error at 'from', in `select 1 from from from from from from from from from from from from from from f`\n  hint: PostgreSQL's grammar stops here; try the statement in psql",
+        ),
+        (
             "- 1\n",
             "kprimers/p.yml:1:1: a primer's file is a list\n  hint: it takes a map of settings",
         ),
