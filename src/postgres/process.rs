@@ -63,6 +63,8 @@ async fn begin(
     // The server gives up what nobody can cancel any more.
     let limit = script.timeout.saturating_add(GRACE).as_millis().to_string();
     let client = source.connect("process", &[("statement_timeout", &limit)]).await?;
+    // A server that can (from 14 on, on most systems) gives up what runs for a kck that is gone.
+    drop(super::within(ASKED_WITHIN, watched(&client)).await);
     let sql =
         "select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext($1), pg_catalog.hashtext($2))";
     let slot = format!("kck process {}", script.slot);
@@ -73,6 +75,11 @@ async fn begin(
     };
     let locked = super::within(ASKED_WITHIN, asked).await?;
     Ok(locked.then_some(client))
+}
+
+async fn watched(client: &tokio_postgres::Client) -> Result<(), Error> {
+    let set = client.batch_execute("set client_connection_check_interval = '2s'").await;
+    set.map_err(|error| Error::from_postgres("have the client watched", error))
 }
 
 /// Nothing was sent.

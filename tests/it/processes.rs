@@ -197,16 +197,17 @@ fn a_run_that_fails_is_undone_and_tells_no_values() {
     });
 }
 
-/// Killed in the middle of a run: the run is shown as interrupted, its tick is not run again, and while the source still
-/// carries it out no other begins.
+/// Killed in the middle of a run: the run is shown as interrupted, its tick is not run again, the source gives up what
+/// it did; and no run begins while another kck's goes on.
 #[test]
 fn a_restart_shows_an_interrupted_run_and_runs_none_twice() {
     run(async {
+        // It has not written while it waits: a transaction that has would hold up who makes a slot on this server.
         let (database, project) = project(
             "processes_restart",
             &[(
                 "held",
-                "insert into runs (note) values ('held');\nselect pg_advisory_xact_lock(8)",
+                "select pg_advisory_xact_lock(8);\ninsert into runs (note) values ('held')",
             )],
         )
         .await;
@@ -214,26 +215,33 @@ fn a_restart_shows_an_interrupted_run_and_runs_none_twice() {
         holder.batch_execute("select pg_advisory_lock(8)").await.unwrap();
         let process = Process::start(&project, "").await;
         let address = process.address.clone();
+        let running = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'kck/process' and wait_event = 'advisory'";
+        let path = ("POST", "/processes/held/run");
         let begun = async {
-            while send(&address, ("POST", "/processes/held/run"), "", String::new()).await.status
-                != 200
-            {}
-            let waiting =
-                "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-            while database.one(waiting).await == 0 {}
+            while send(&address, path, "", String::new()).await.status != 200 {}
+            while database.one(running).await == 0 {}
         };
         tokio::time::timeout(Duration::from_secs(30), begun).await.expect("it runs");
         process.kill().await;
+        let given_up = async { while database.one(running).await > 0 {} };
+        tokio::time::timeout(Duration::from_secs(30), given_up)
+            .await
+            .expect("the source gives it up");
 
         let kck = project.start().await;
         let mut events = kck.observer.subscribe();
-        let held =
-            shown(&kck, "held", |process| process["history"][0]["outcome"] == "interrupted").await;
+        let interrupted = |process: &Value| process["history"][0]["outcome"] == "interrupted";
+        let held = shown(&kck, "held", interrupted).await;
         assert!(held["running"].is_null() && held["history"][0].get("took_ms").is_none(), "{held}");
-        // The source knows nothing of the kill: the statement waits there still.
+        let other =
+            "select pg_advisory_lock(hashtext('kck process processes_restart'), hashtext('held'))";
+        holder.batch_execute(other).await.unwrap();
         assert_eq!(ask(&kck, "held").await.1["run"], json!(2));
         assert_eq!(ended(&mut events, "held").await, Outcome::Overlapped);
-        holder.batch_execute("select pg_advisory_unlock(8)").await.unwrap();
+        holder.batch_execute("select pg_advisory_unlock_all()").await.unwrap();
+        assert_eq!(ask(&kck, "held").await.1["run"], json!(3));
+        assert_eq!(ended(&mut events, "held").await, Outcome::Done);
+        assert_eq!(database.one("select count(*) from runs").await, 1);
         kck.stop().await;
     });
 }
@@ -243,7 +251,7 @@ fn stopping_gives_up_what_runs_and_remembers_it() {
     run(async {
         let (database, project) = project(
             "processes_stop",
-            &[("held", "insert into runs (note) values ('held');\nselect pg_sleep(600)")],
+            &[("held", "select pg_sleep(600);\ninsert into runs (note) values ('held')")],
         )
         .await;
         let kck = project.start().await;
