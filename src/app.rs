@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ use crate::{
     observe::Observer,
     parts::{Failure, Parts},
     postgres::{self, Housekeeping, Source, address::Address},
+    process::Kept,
+    processes::{self, Processes},
     product::{
         Catalog,
         files::{Drafts, Files},
@@ -145,7 +147,12 @@ impl App {
         };
         let Rebuilt { resumed, doubts, .. } = &rebuilt;
         let first = First { resumed: resumed.clone(), doubts: doubts.clone() };
-        let files = (std::mem::take(&mut rebuilt.files), std::mem::take(&mut rebuilt.updates));
+        let files = TakenUp {
+            products: std::mem::take(&mut rebuilt.files),
+            updates: std::mem::take(&mut rebuilt.updates),
+            processes: std::mem::take(&mut rebuilt.processes),
+            ran: std::mem::take(&mut rebuilt.ran),
+        };
         let ticks = std::mem::take(&mut rebuilt.ticks);
         let mut parts = assemble(config, source, replication, rebuilt, observer);
         parts.environment = environment.to_vec();
@@ -276,17 +283,25 @@ impl From<BadAuth> for Failure {
     }
 }
 
+/// The files as the start read them, and what is remembered of processes.
+struct TakenUp {
+    products: Files,
+    updates: Drafts,
+    processes: Drafts,
+    ran: BTreeMap<String, Kept>,
+}
+
 /// Sets the parts going.
 fn spawn(
     (parts, timer): (Parts, Timer),
     door: Door,
     address: SocketAddr,
-    (first, (files, updates)): (First, (Files, Drafts)),
+    (first, files): (First, TakenUp),
 ) -> App {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let Door { listener, http, gate, login } = door;
-    let context = context(&parts, gate, login);
+    let (context, ends) = context(&parts, gate, login);
     // What is wrong with the address of keys shows at once, and a first token need not wait for it.
     let gate = context.gate.clone();
     tasks.spawn(until(shutdown.clone(), async move {
@@ -317,10 +332,13 @@ fn spawn(
         observer: parts.observer.clone(),
     };
     tasks.spawn(until(shutdown.clone(), succeeding(definitions.run())));
-    let reload = Reload::new(Arc::clone(&parts), files);
+    let TakenUp { products, updates, processes, ran } = files;
+    let reload = Reload::new(Arc::clone(&parts), products);
     tasks.spawn(until(shutdown.clone(), succeeding(reload.run())));
     let updates = Updates::new(Arc::clone(&parts), updates);
     tasks.spawn(until(shutdown.clone(), succeeding(updates.run())));
+    let processes = Processes::new(Arc::clone(&parts), processes, ran, ends);
+    tasks.spawn(succeeding(processes.run(shutdown.clone())));
     let health =
         health::keep(parts.observer.subscribe(), parts.catalog.subscribe(), parts.health.clone());
     tasks.spawn(until(shutdown.clone(), succeeding(health)));
@@ -392,7 +410,7 @@ fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> 
     }
 }
 
-fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
+fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> (Context, processes::Ends) {
     let config = &parts.config;
     let near = Arc::new(Near::new(config.near_cache_bytes));
     let own = Arc::clone(&near);
@@ -404,7 +422,9 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
     }));
     let misses = Arc::new(Budget::new(config.misses));
     let canonical = Canonicaliser::new(Arc::clone(&parts.source), Arc::clone(&misses));
-    Context {
+    let (listing, shown) = watch::channel(Arc::default());
+    let (asking, asks) = mpsc::channel(processes::ASKS_WAITING);
+    let context = Context {
         catalog: parts.catalog.subscribe(),
         recompute: parts.recompute.clone(),
         store: Arc::clone(&parts.store),
@@ -412,6 +432,7 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
         progress: parts.progress.subscribe(),
         canonical: Arc::new(canonical),
         writer: Arc::new(postgres::write::Pool::new(Arc::clone(&parts.source), writing(config))),
+        processes: serve::process::Processes::new(shown, asking),
         explain: explain(parts),
         health: parts.health.subscribe(),
         observer: parts.observer.clone(),
@@ -427,7 +448,8 @@ fn context(parts: &Parts, gate: Gate, login: Option<Login>) -> Context {
         misses,
         subscriptions: Places::new(config.subscriptions),
         connections: Places::new(config.connections_per_address),
-    }
+    };
+    (context, processes::Ends { asks, listing })
 }
 
 /// Warm queries have a connection of their own: they hold no product's statement up.

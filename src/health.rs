@@ -34,6 +34,7 @@ const PARTS: &[(&str, &str, &str)] = &[
     ("product", "KCK302", "GET /products says why; the others are answered as ever"),
     ("recipe", "KCK401", "GET /products says why; other products are answered as ever"),
     ("update", "KCK303", "GET /products says why; the others run as ever"),
+    ("process", "KCK304", "GET /processes says why; the others run as ever"),
     (
         "canary",
         "KCK105",

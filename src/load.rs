@@ -12,7 +12,7 @@ use crate::{
         publication::{Publication, Unusable},
     },
     product::{
-        Catalog, Draft, Fault, Product, Slot, Update, UpdateSlot, build, file,
+        Catalog, Draft, Fault, Process, Product, Slot, Update, UpdateSlot, Work, build, file,
         recipe::On,
         update,
         warm::{self, Domain},
@@ -30,6 +30,25 @@ pub fn files(folder: &Path) -> file::Loaded {
 #[must_use]
 pub fn update_files(folder: &Path) -> file::Loaded {
     file::load_updates(folder)
+}
+
+/// Reads the processes below `folder`, likewise.
+#[must_use]
+pub fn process_files(folder: &Path) -> file::Loaded {
+    file::load_processes(folder)
+}
+
+/// What the source says against a process, where it can be asked before it is run.
+///
+/// # Errors
+/// When the source cannot be asked.
+pub async fn process(client: &Client, process: &Process) -> Result<Option<Fault>, postgres::Error> {
+    let Work::Sql { question: true, .. } = &process.work else { return Ok(None) };
+    match describe::parameters(client, &process.draft.question).await {
+        Ok(_) => Ok(None),
+        Err(describe::DescribeError::Refused(why)) => Ok(Some(refusal(&process.draft, why))),
+        Err(describe::DescribeError::Source(error)) => Err(error),
+    }
 }
 
 /// Asks the source about each sound file.

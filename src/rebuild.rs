@@ -16,6 +16,7 @@ use crate::{
     observe::{Counter, Event, Observer},
     parts::Failure,
     postgres::Source,
+    process::Kept,
     product::{
         Catalog, Kind, Product, Slot, UpdateSlot,
         files::{Drafts, Files},
@@ -109,6 +110,9 @@ pub(crate) struct Rebuilt {
     pub(crate) members: Members,
     pub(crate) files: Files,
     pub(crate) updates: Drafts,
+    pub(crate) processes: Drafts,
+    /// When processes were due last, and how they ran.
+    pub(crate) ran: BTreeMap<String, Kept>,
     pub(crate) ledger: Ledger,
     /// Entries that are not firm.
     pub(crate) doubts: Vec<(Key, Stamp)>,
@@ -136,6 +140,7 @@ pub(crate) async fn rebuild(
     };
     let files = Files::read(&config.directory.join("products"));
     let updates = Drafts::read(&config.directory.join("updates"), Kind::Update);
+    let processes = Drafts::read(&config.directory.join("processes"), Kind::Process);
     let mut catalog = load::catalog(&mut client, files.loaded()).await?;
     load::updates(&client, updates.loaded(), &mut catalog).await?;
     let index = load::index(&catalog);
@@ -173,6 +178,8 @@ pub(crate) async fn rebuild(
         members,
         files,
         updates,
+        processes,
+        ran: state.processes,
         ledger,
         doubts,
         reserve,

@@ -1,4 +1,4 @@
-//! `kck check`: every fault of the files of products and updates, and what follows from each product.
+//! `kck check`: every fault of the files of products, updates and processes, and what follows from each product.
 
 use clap::Args;
 
@@ -6,11 +6,11 @@ use super::{ConfigArgs, Stop, environment, say};
 use crate::{
     app, load,
     parts::Failure,
-    postgres::{Source, publication},
-    product::{Catalog, Slot, UpdateSlot},
+    postgres::{Client, Source, publication},
+    product::{Catalog, Fault, Process, Slot, UpdateSlot, file::Loaded},
 };
 
-/// Check the files of products and updates, and what the source says of them.
+/// Check the files of products, updates and processes, and what the source says of them.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
@@ -25,9 +25,10 @@ impl Check {
         let config = self.config.load()?;
         let loaded = load::files(&config.directory.join("products"));
         let updates = load::update_files(&config.directory.join("updates"));
+        let processes = load::process_files(&config.directory.join("processes"));
         if self.files_only {
             let (mut faults, mut sound) = (Vec::new(), 0);
-            for loaded in [&loaded, &updates] {
+            for loaded in [&loaded, &updates, &processes] {
                 faults.extend(loaded.faults.iter().chain(loaded.broken.values().flatten()));
                 sound += loaded.drafts.len();
             }
@@ -43,11 +44,53 @@ impl Check {
         let index = load::index(&catalog);
         let unusable = publication::unusable_identities(&client, &index.tables().collect()).await;
         load::refuse_unpublished(&mut catalog, &index, &unusable.map_err(Failure::from)?);
-        print(&catalog, &index)
+        let processes = asked(&client, processes).await?;
+        print(&catalog, &index, &processes)
     }
 }
 
-fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
+/// A process by its name, and what is wrong with it.
+type Checked = (String, Result<Process, Vec<Fault>>);
+
+/// What files and source say of processes; faults that belong to none come first, without a name.
+async fn asked(client: &Client, loaded: Loaded) -> Result<Vec<Checked>, Failure> {
+    let stray = loaded.faults.into_iter().map(|fault| (String::new(), Err(vec![fault])));
+    let broken = loaded.broken.into_iter().map(|(name, faults)| (name, Err(faults)));
+    let mut checked: Vec<Checked> = stray.chain(broken).collect();
+    for draft in loaded.drafts {
+        let process = Process::from(draft);
+        let fault = load::process(client, &process).await?;
+        let name = process.name().to_owned();
+        checked.push((name, fault.map_or(Ok(process), |fault| Err(vec![fault]))));
+    }
+    checked.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(checked)
+}
+
+/// Says what each process does; gives how many are broken.
+fn print_processes(processes: &[Checked]) -> usize {
+    for (name, checked) in processes {
+        match checked {
+            Ok(process) => {
+                let when = process.schedule().map_or("when asked".to_owned(), ToString::to_string);
+                say(&format!("process {name}: ready\n  runs {when}"));
+            }
+            Err(faults) => {
+                if !name.is_empty() {
+                    say(&format!("process {name}: broken"));
+                }
+                faults.iter().for_each(|fault| say(&fault.to_string()));
+            }
+        }
+    }
+    processes.iter().filter(|(_, checked)| checked.is_err()).count()
+}
+
+fn print(
+    catalog: &Catalog,
+    index: &crate::depend::Index,
+    processes: &[Checked],
+) -> Result<(), Stop> {
     let stray = || catalog.faults.iter().chain(&catalog.update_faults);
     let mut broken = stray().count();
     stray().for_each(|fault| say(&fault.to_string()));
@@ -84,5 +127,6 @@ fn print(catalog: &Catalog, index: &crate::depend::Index) -> Result<(), Stop> {
             }
         }
     }
+    broken += print_processes(processes);
     if broken == 0 { Ok(()) } else { Err(Stop::no()) }
 }

@@ -12,9 +12,12 @@ mod check;
 mod client;
 mod demo;
 mod doctor;
+mod dump;
 mod explain;
 mod fetch;
 mod guard;
+mod import;
+mod process;
 mod run;
 mod status;
 mod subscribe;
@@ -50,6 +53,15 @@ enum Command {
     /// Print the values of keys as they change.
     #[command(after_help = "Example: kck subscribe orders_of/42 orders_of/43 --values 10")]
     Subscribe(subscribe::Subscribe),
+    /// Take the files of a KCK 0.6 project over.
+    #[command(after_help = "Example: kck import ../shop --to . --dry-run")]
+    Import(import::Import),
+    /// Write every tracked key's answer of a running kck into a file, as the original did.
+    #[command(after_help = "Example: kck dump answers.csv")]
+    Dump(dump::Dump),
+    /// Have a running kck follow and compute the keys of a dump.
+    #[command(after_help = "Example: kck load answers.csv --compare")]
+    Load(dump::load::Load),
     /// Run an update of a running kck.
     #[command(after_help = "Example: kck update set_state id=7 state=paid")]
     Update(change::Update),
@@ -59,6 +71,9 @@ enum Command {
     /// Have a running kck forget keys.
     #[command(after_help = "Example: kck purge orders_of/42")]
     Purge(change::Purge),
+    /// List the processes of a running kck, or run one.
+    #[command(alias = "processes", after_help = "Example: kck process run nightly")]
+    Process(process::Process),
     /// Show how a running kck is.
     #[command(after_help = "Example: kck status --server 127.0.0.1:8080")]
     Status(status::Status),
@@ -148,9 +163,13 @@ pub fn main() -> ExitCode {
             Command::Explain(explain) => explain.run().await,
             Command::Fetch(fetch) => fetch.run().await,
             Command::Subscribe(subscribe) => subscribe.run().await,
+            Command::Import(import) => import.run(),
+            Command::Dump(dump) => dump.run().await,
+            Command::Load(load) => load.run().await,
             Command::Update(update) => update.run().await,
             Command::Refresh(refresh) => refresh.run().await,
             Command::Purge(purge) => purge.run().await,
+            Command::Process(process) => process.run().await,
             Command::Status(status) => status.run().await,
             Command::Token(token) => token.run().await,
             Command::Teardown(teardown) => teardown.run().await,

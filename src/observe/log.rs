@@ -1,8 +1,9 @@
-//! Events → log lines.
+//! Log: an event → a line for people, at the level of who must look.
 
 use std::time::Duration;
 
 use super::Event;
+use crate::process::Said;
 
 /// ERROR: someone must look. WARN: went on, unexpectedly. INFO: rare and good to know.
 pub(super) fn log(event: &Event) {
@@ -43,6 +44,7 @@ pub(super) fn log(event: &Event) {
         Event::UpdateFailed { update, code, why } => {
             tracing::warn!(update, code, why, "an update failed");
         }
+        Event::Process { process, said } => of_process(process, said),
         Event::ProductJoined { product, until } => tracing::info!(product, %until, "product joins"),
         Event::Rebuilding { keys } => tracing::info!(keys, "reading tracked keys from the store"),
         Event::Rebuilt { keys, took } => {
@@ -104,4 +106,28 @@ fn log_jump(product: &str, before: Duration, after: Duration) {
         after_ms,
         "a key costs the source a multiple of what it did: its plan may have changed; run ANALYZE on the tables that it reads, then look at EXPLAIN"
     );
+}
+
+fn of_process(process: &str, said: &Said) {
+    match said {
+        Said::Loaded => tracing::info!(process, "process loaded"),
+        Said::Kept { why } => {
+            tracing::error!(process, why, "file does not load, the process runs as it was");
+        }
+        Said::Broken { why } => tracing::error!(process, why, "process broken"),
+        Said::Removed => tracing::info!(process, "process removed"),
+        Said::Began { run } => tracing::info!(process, run, "process begins"),
+        Said::Ended { run, outcome } if outcome.is_well() => {
+            tracing::info!(process, run, "process is done");
+        }
+        Said::Ended { run, outcome } => {
+            tracing::error!(
+                process,
+                run,
+                outcome = outcome.name(),
+                why = outcome.why(),
+                "process ended"
+            );
+        }
+    }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     change::{Epoch, Lsn, SourceTime},
     key::Key,
+    process,
     stage::{Stage, Stages},
 };
 
@@ -178,6 +179,13 @@ pub enum Event {
         /// Why, as far as it holds no row's values.
         why: String,
     },
+    /// Something of a process.
+    Process {
+        /// Which.
+        process: String,
+        /// What.
+        said: process::Said,
+    },
     /// A product is matched from this position on.
     ProductJoined {
         /// Which.
@@ -334,6 +342,10 @@ counters! {
     Updates = "kck_updates_total",
     /// Updates that the source refused, or could not be asked.
     UpdateFailures = "kck_update_failures_total",
+    /// Runs of processes that began.
+    ProcessRuns = "kck_process_runs_total",
+    /// Runs of processes that did not end well.
+    ProcessFailures = "kck_process_failures_total",
     /// Times that a product was due by its schedule.
     Ticks = "kck_ticks_total",
     /// Keys that were computed again before they expired.
@@ -539,6 +551,12 @@ impl Observer {
             Event::Updated { .. } => self.count(Counter::Updates, 1),
             Event::Ticked { .. } => self.count(Counter::Ticks, 1),
             Event::UpdateFailed { .. } => self.count(Counter::UpdateFailures, 1),
+            Event::Process { said: process::Said::Began { .. }, .. } => {
+                self.count(Counter::ProcessRuns, 1);
+            }
+            Event::Process { said: process::Said::Ended { outcome, .. }, .. } => {
+                self.count(Counter::ProcessFailures, u64::from(!outcome.is_well()));
+            }
             _ => {}
         }
     }

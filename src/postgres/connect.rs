@@ -68,6 +68,14 @@ pub async fn connect(
     }
 }
 
+/// Has the server give up what this connection runs. Whether it did, the connection tells.
+pub async fn cancel(address: &Address, client: &Client) {
+    let Ok(config) = tls::client_config(address.tls()) else { return };
+    let token = client.cancel_token();
+    let cancelling = token.cancel_query(MakeRustlsConnect::new((*config).clone()));
+    drop(tokio::time::timeout(address.connect_timeout(), cancelling).await);
+}
+
 /// The name that a connection has in `pg_stat_activity`.
 #[must_use]
 pub fn application_name(role: &str) -> String {

@@ -26,6 +26,7 @@ pub mod describe;
 pub mod error;
 pub mod lookup;
 mod prepared;
+pub mod process;
 pub mod publication;
 mod reads;
 pub mod run;

@@ -47,6 +47,12 @@ pub fn load_updates(folder: &Path) -> Loaded {
     Drafts::read(folder, Kind::Update).loaded()
 }
 
+/// Reads every process below `folder`, likewise.
+#[must_use]
+pub fn load_processes(folder: &Path) -> Loaded {
+    Drafts::read(folder, Kind::Process).loaded()
+}
+
 /// What a name's files say: there may only be one.
 pub(super) fn said(kind: Kind, name: &str, files: &[&Path]) -> Result<Draft, Vec<Fault>> {
     match files {
@@ -57,9 +63,17 @@ pub(super) fn said(kind: Kind, name: &str, files: &[&Path]) -> Result<Draft, Vec
 
 fn read_draft(kind: Kind, name: &str, file: &Path) -> Result<Draft, Vec<Fault>> {
     let toml = file.extension().is_some_and(|extension| extension == "toml");
-    if toml && kind == Kind::Update {
-        let hint = "write the statement in a file NAME.sql";
-        return Err(vec![whole(file, "an update is an SQL file", hint)]);
+    let sql_only = match kind {
+        Kind::Product => None,
+        Kind::Update => {
+            Some(("an update is an SQL file", "write the statement in a file NAME.sql"))
+        }
+        Kind::Process => {
+            Some(("a process is an SQL file", "write its statements in a file NAME.sql"))
+        }
+    };
+    if let Some((what, hint)) = sql_only.filter(|_| toml) {
+        return Err(vec![whole(file, what, hint)]);
     }
     let text = read_text(kind, file).map_err(|fault| vec![fault])?;
     if toml {
@@ -82,9 +96,12 @@ pub fn draft(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>>
 /// Every fault found.
 pub fn draft_of(kind: Kind, name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>> {
     let (header, start) = header(file, &text).map_err(|fault| vec![fault])?;
+    if kind == Kind::Process {
+        return super::process::draft(name, file, text, header, start);
+    }
     let (header, statement) = match kind {
         Kind::Product => (policy::read(file, &text, header), parse::read(file, &text, start)),
-        Kind::Update => {
+        Kind::Update | Kind::Process => {
             (policy::read_update(file, &text, header), parse::read_update(file, &text, start))
         }
     };
@@ -354,7 +371,7 @@ impl Found {
             if self.count == FILES_MAX + 1 {
                 self.faults.push(whole(
                     &file,
-                    &format!("there are too many {}s", self.kind.noun()),
+                    &format!("there are too many {}", self.kind.many()),
                     &format!("at most {FILES_MAX}"),
                 ));
             }

@@ -31,12 +31,15 @@ pub mod files;
 pub mod parameter;
 pub mod parse;
 pub mod policy;
+pub mod process;
 pub mod recipe;
 pub mod resolve;
 pub mod schedule;
+mod script;
 pub mod update;
 pub mod warm;
 
+pub use process::{Process, ProcessSlot, Work};
 pub use recipe::{Means, Outside, Recipe};
 pub use schedule::Schedule;
 pub use update::{Update, UpdateSlot};
@@ -50,13 +53,16 @@ pub enum Kind {
     Product,
     /// It writes.
     Update,
+    /// It runs on schedule.
+    Process,
 }
 
 impl Kind {
-    fn noun(self) -> &'static str {
+    fn many(self) -> &'static str {
         match self {
-            Self::Product => "product",
-            Self::Update => "update",
+            Self::Product => "products",
+            Self::Update => "updates",
+            Self::Process => "processes",
         }
     }
 
@@ -64,6 +70,7 @@ impl Kind {
         match self {
             Self::Product => "a product",
             Self::Update => "an update",
+            Self::Process => "a process",
         }
     }
 }
@@ -205,6 +212,8 @@ pub struct Policy {
     pub own_row_security: bool,
     /// Who may read it.
     pub access: Access,
+    /// Of a process: a run is given up after this.
+    pub timeout: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -221,6 +230,7 @@ impl Default for Policy {
             min_interval: Duration::ZERO,
             own_row_security: false,
             access: Access::default(),
+            timeout: None,
         }
     }
 }

@@ -89,6 +89,33 @@ pub(super) fn check_parameter_name(name: &str) -> Result<(), (String, String)> {
     Ok(())
 }
 
+/// Whether no parameter of a product may have this name.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
+/// The columns of a SELECT by their names, as far as its text says them: `None` for one that Postgres names, nothing
+/// where it is not even said how many there are.
+#[must_use]
+pub fn column_names(sql: &str) -> Vec<Option<String>> {
+    let tree = pg_query::parse(sql, ParserOptions::DEFAULT).ok();
+    let tree = tree.and_then(|tree| serde_json::to_value(tree.protobuf.stmts).ok());
+    let select = tree.as_ref().and_then(|tree| tree.pointer("/0/stmt/node/SelectStmt"));
+    let targets = select.and_then(|select| select.get("target_list")).and_then(Value::as_array);
+    let name = |target: &Value| {
+        let target = target.pointer("/node/ResTarget")?;
+        let column = target.pointer("/val/node/ColumnRef/fields");
+        let fields = column.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        if fields.iter().any(|field| field.pointer("/node/AStar").is_some()) {
+            return None;
+        }
+        let said = target.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
+        Some(said.map(str::to_owned).or_else(|| strings(column).pop()))
+    };
+    targets.into_iter().flatten().map(name).collect::<Option<_>>().unwrap_or_default()
+}
+
 /// A token's place in the file.
 #[derive(Clone, Copy)]
 struct Span {
@@ -553,6 +580,23 @@ mod tests {
         assert_eq!(read.pieces, ["select ", "::int, ", ", a[1 : (", ")]"]);
         assert_eq!(read.holes, [0, 1, 0]);
         assert_eq!(read.names, [("b".to_owned(), 13), ("a".to_owned(), 22)]);
+    }
+
+    #[test]
+    fn columns_have_the_names_that_the_text_gives_them() {
+        let some = |name: &str| Some(name.to_owned());
+        for (sql, want) in [
+            (
+                "select a, t.B, c as \"D\", 1 + 1, count(*) from t where x = $1",
+                vec![some("a"), some("b"), some("D"), None, None],
+            ),
+            ("select *, a from t", vec![]),
+            ("select a from t union select b from u", vec![]),
+            ("values (1)", vec![]),
+            ("selec", vec![]),
+        ] {
+            assert_eq!(column_names(sql), want, "{sql}");
+        }
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub(super) const SETTINGS_OF_RECIPES: [&str; 17] = [
     "auth",
 ];
 
+/// Those of a process, of which some are its own.
+const SETTINGS_OF_PROCESSES: [&str; 4] = ["description", "every", "cron", "timeout"];
+
 /// The longest time a setting may name, in milliseconds: a hundred years.
 const MILLISECONDS_MAX: u64 = 36_525 * 86_400_000;
 
@@ -86,6 +89,18 @@ pub(super) fn read_update(
     range: Range<usize>,
 ) -> Result<Header, Vec<Fault>> {
     read_taking((&SETTINGS_OF_UPDATES, "an update"), file, text, range)
+}
+
+/// As [`read`], of a process.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn read_process(
+    file: &Path,
+    text: &str,
+    range: Range<usize>,
+) -> Result<Header, Vec<Fault>> {
+    read_taking((&SETTINGS_OF_PROCESSES, "a process"), file, text, range)
 }
 
 fn read_taking(
@@ -187,7 +202,31 @@ impl<'a> Reader<'a> {
             "source" if self.string(name, value).is_some() => self.unsupported(name, &key.span()),
             "auth" => policy.access = self.access(value),
             "source" => {}
+            "every" | "cron" => self.clock(policy, name, key, value),
+            "timeout" => policy.timeout = self.duration(name, value, Duration::from_millis(1)),
             _ => self.unknown(name, &key.span()),
+        }
+    }
+
+    /// The one schedule of a process.
+    fn clock(
+        &mut self,
+        policy: &mut Policy,
+        name: &str,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Value<'_>,
+    ) {
+        let Some(text) = self.string(name, value) else { return };
+        if !policy.schedules.is_empty() {
+            return self.fault(&key.span(), "it has every and cron", "say one of them");
+        }
+        match Schedule::read(&format!("{name} {text}")) {
+            Some(Ok(schedule)) => policy.schedules.push(schedule),
+            Some(Err(BadSchedule { what, hint })) => {
+                let hint = hint.replace(&format!("\"{name} "), "\"");
+                self.fault(&value.span(), format!("{name} cannot be '{text}': {what}"), hint);
+            }
+            None => self.wrong(name, value, "a schedule"),
         }
     }
 
@@ -199,7 +238,8 @@ impl<'a> Reader<'a> {
         let takes = self.takes.join(", ");
         if SETTINGS.contains(&name) {
             let hint = format!("{} takes {takes}", self.one);
-            let whose = if self.one == "an update" { "products" } else { "products in SQL" };
+            let whose =
+                if self.one == "a product of this kind" { "products in SQL" } else { "products" };
             return self.fault(at, format!("{name} is a setting of {whose}"), hint);
         }
         let hint = match nearest(name, self.takes) {
@@ -507,6 +547,7 @@ mod tests {
             min_interval: Duration::from_millis(250),
             own_row_security: true,
             access: Access::default(),
+            timeout: None,
         };
         assert_eq!(read.policy, want);
         let names: Vec<_> = read

@@ -18,7 +18,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const KEPT_FROM: Duration = Duration::from_secs(10);
 
 /// A clock that goes back further was put back; ticks come again then.
-const PUT_BACK: Duration = Duration::from_secs(60);
+pub const PUT_BACK: Duration = Duration::from_secs(60);
 
 /// How far back the last tick before now is looked for.
 const BACK: Duration = Duration::from_secs(86_400 * 366 * 8);
@@ -69,8 +69,9 @@ impl Punctual {
     }
 }
 
+/// A schedule and how far it has come.
 #[derive(Debug, Clone)]
-struct Clock {
+pub struct Clock {
     schedule: Schedule,
     /// Its last tick, or when it began: what comes after this is due.
     last: SourceTime,
@@ -188,13 +189,27 @@ impl Timed {
 }
 
 impl Clock {
-    fn begun(schedule: Schedule, last: SourceTime) -> Self {
+    /// A schedule of which all ticks after `last` are due.
+    #[must_use]
+    pub fn begun(schedule: Schedule, last: SourceTime) -> Self {
         let next = schedule.next(last, last);
         Self { schedule, last, next }
     }
 
+    /// Which schedule.
+    #[must_use]
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The next tick.
+    #[must_use]
+    pub fn next(&self) -> Option<SourceTime> {
+        self.next
+    }
+
     /// The last tick since the one before, if any is due.
-    fn strike(&mut self, now: SourceTime) -> Option<SourceTime> {
+    pub fn strike(&mut self, now: SourceTime) -> Option<SourceTime> {
         if self.last.0.saturating_sub(now.0) > micros(PUT_BACK) {
             *self = Self::begun(self.schedule.clone(), now);
         }

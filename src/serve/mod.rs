@@ -23,6 +23,7 @@ pub mod manage;
 pub mod near;
 pub mod pack;
 pub mod problem;
+pub mod process;
 pub mod read;
 pub mod resolve;
 pub mod share;
@@ -67,6 +68,8 @@ pub struct Context {
     pub canonical: Arc<resolve::Canonicaliser>,
     /// Where updates run.
     pub writer: Arc<postgres::write::Pool>,
+    /// What runs on schedule.
+    pub processes: process::Processes,
     /// How a product follows its tables.
     pub explain: Explain,
     /// How the parts are.

@@ -49,7 +49,9 @@ pub enum Kind {
     Forbidden,
     /// No update of that name.
     UnknownUpdate,
-    /// A write against the rules of the data.
+    /// No process of that name.
+    UnknownProcess,
+    /// A write against the rules of the data, or a process that runs already.
     Conflict,
 }
 
@@ -75,6 +77,7 @@ impl Kind {
             Self::Forbidden => ("forbidden", "KCK702", 403),
             Self::UnknownUpdate => ("unknown_update", "KCK614", 404),
             Self::Conflict => ("conflict", "KCK615", 409),
+            Self::UnknownProcess => ("unknown_process", "KCK617", 404),
         }
     }
 }

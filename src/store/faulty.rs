@@ -104,6 +104,11 @@ impl Faulty {
         Held { reached: is_reached, release }
     }
 
+    /// Forgets what was scripted of `method`.
+    pub fn forgive(&self, method: Method) {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).remove(&method);
+    }
+
     fn add(&self, method: Method, fault: Fault) {
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
         script.entry(method).or_default().push_back(fault);

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
     str::FromStr,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime, TableId, Xid},
     entry::{Fingerprint, Stamp},
+    process::{End, Kept, Outcome, Run},
 };
 
 use super::{Error, StateCell};
@@ -92,8 +94,11 @@ pub struct State {
     pub origin: Option<Origin>,
     /// The last tick of products that are computed on schedule.
     pub ticks: BTreeMap<String, SourceTime>,
+    /// When processes were due last, and how they ran.
+    pub processes: BTreeMap<String, Kept>,
 }
 
+const PROCESS: &str = "process/";
 const TICK: &str = "tick/";
 const MARK: &str = "mark/";
 const MATCHED: &str = "matched/";
@@ -141,6 +146,8 @@ impl State {
                     } else if let Some(product) = name.strip_prefix(TICK) {
                         let at = SourceTime(number(name, word(0)?)?);
                         state.ticks.insert(product.to_owned(), at);
+                    } else if let Some(process) = name.strip_prefix(PROCESS) {
+                        state.processes.insert(process.to_owned(), kept(name, &words)?);
                     } else if let Some(product) = name.strip_prefix(MATCHED) {
                         let definition = fingerprint(name, word(0)?)?;
                         let generation = number(name, word(1)?)?;
@@ -222,6 +229,29 @@ pub fn tick(product: &str, at: Option<SourceTime>, stamp: u64) -> StateCell {
     StateCell { name: format!("{TICK}{product}"), value: text, stamp }
 }
 
+/// A process's last tick and its last runs; `None` where there is no such process any more.
+#[must_use]
+pub fn process(process: &str, kept: Option<&Kept>, stamp: u64) -> StateCell {
+    let time = |at: Option<SourceTime>| at.map_or("-".to_owned(), |at| at.0.to_string());
+    let line = |run: &Run| {
+        let Run { number, tick, started, end } = run;
+        let mut line = format!("{number} {} {}", time(*tick), started.0);
+        if let Some(End { took, outcome }) = end {
+            let took = took.map_or("-".to_owned(), |took| took.as_micros().to_string());
+            let code = Some(outcome.code()).filter(|code| !code.is_empty()).unwrap_or("-");
+            // What follows is for people, and the rest of the line.
+            let why = outcome.why().replace(|c: char| c.is_control(), " ");
+            line += &format!(" {took} {} {code} {why}", outcome.name());
+        }
+        line
+    };
+    let text = kept.map(|kept| {
+        let lines = std::iter::once(time(kept.last)).chain(kept.runs.iter().map(line));
+        Bytes::from(lines.collect::<Vec<_>>().join("\n"))
+    });
+    StateCell { name: format!("{PROCESS}{process}"), value: text, stamp }
+}
+
 /// A product joins the list of those matched, or leaves it.
 #[must_use]
 pub fn matched(product: &str, matched: Option<Matched>, stamp: u64) -> StateCell {
@@ -295,6 +325,35 @@ fn starts_of(cell: &str, lines: &[&str]) -> Result<Vec<Start>, Error> {
     lines.iter().filter(|line| !line.is_empty()).map(line).collect()
 }
 
+fn kept(cell: &str, lines: &[&str]) -> Result<Kept, Error> {
+    let time = |text: &str| match text {
+        "-" => Ok(None),
+        text => number(cell, text).map(|at| Some(SourceTime(at))),
+    };
+    let run = |line: &&str| {
+        let bad = || corrupt(cell, "not a run");
+        let mut words = line.splitn(7, ' ');
+        let mut word = || words.next().ok_or_else(bad);
+        let (number_, tick, started) = (number(cell, word()?)?, time(word()?)?, time(word()?)?);
+        let started = started.ok_or_else(bad)?;
+        let mut run = Run { number: number_, tick, started, end: None };
+        if let Ok(took) = word() {
+            let took = match took {
+                "-" => None,
+                took => Some(Duration::from_micros(number(cell, took)?)),
+            };
+            let (name, code) = (word()?, word()?);
+            let code = if code == "-" { "" } else { code };
+            let outcome = Outcome::named(name, code, word().unwrap_or_default());
+            run.end = Some(End { took, outcome: outcome.ok_or_else(bad)? });
+        }
+        Ok(run)
+    };
+    let (last, runs) = lines.split_first().ok_or_else(|| corrupt(cell, "too few lines"))?;
+    let runs = runs.iter().filter(|line| !line.is_empty()).map(run);
+    Ok(Kept { last: time(last)?, runs: runs.collect::<Result<_, _>>()? })
+}
+
 fn hex(fingerprint: Fingerprint) -> String {
     fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -307,6 +366,31 @@ fn fingerprint(cell: &str, text: &str) -> Result<Fingerprint, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Runs of every kind.
+    fn ran() -> Kept {
+        let at = |seconds: i64| SourceTime(seconds * 1_000_000);
+        let took = Some(Duration::from_micros(1_500));
+        let why = "relation \"t\" does not exist".to_owned();
+        let ends = [
+            Some(End { took, outcome: Outcome::Done }),
+            Some(End { took, outcome: Outcome::Failed { code: "42P01".into(), why: why.clone() } }),
+            Some(End {
+                took,
+                outcome: Outcome::Failed { code: String::new(), why: String::new() },
+            }),
+            Some(End { took: None, outcome: Outcome::Interrupted }),
+            Some(End { took, outcome: Outcome::TimedOut }),
+            Some(End { took, outcome: Outcome::Unknown { why } }),
+            Some(End { took, outcome: Outcome::Overlapped }),
+            None,
+        ];
+        let run = |(number, end)| {
+            let tick = (number % 2 == 0).then(|| at(number));
+            Run { number: number.unsigned_abs(), tick, started: at(number + 1), end }
+        };
+        Kept { last: Some(at(6)), runs: (0..).zip(ends).map(run).collect() }
+    }
 
     #[test]
     fn state_reads_what_was_written() {
@@ -341,6 +425,7 @@ mod tests {
                 database: "shop".into(),
             }),
             ticks: [("p".to_owned(), SourceTime(1_774_656_000_000_000))].into(),
+            processes: [("nightly".to_owned(), ran())].into(),
         };
         let cells = [
             epoch(state.epoch, 1),
@@ -350,6 +435,8 @@ mod tests {
             mark("p", at(5)),
             tick("p", state.ticks.get("p").copied(), 1),
             tick("gone", None, 1),
+            process("nightly", Some(&ran()), 1),
+            process("gone", None, 1),
             matched("p", state.matched.get("p").cloned(), 1),
             matched("gone", None, 1),
             early_cell(&state.early, 1),

@@ -73,6 +73,8 @@ fn gauges(context: &Context) -> String {
     gauge("kck_subscriptions", "Readers who are told of changes.", "", &subscriptions);
     let connections = context.connections.taken();
     gauge("kck_connections", "HTTP connections that are open.", "", &connections);
+    let processes = context.processes.listing.borrow().running();
+    gauge("kck_running_processes", "Processes that run now.", "", &processes);
     let retained = health.slot.retained_bytes;
     gauge("kck_slot_retained_bytes", "WAL that the source keeps for kck.", "", &retained);
     gauge("kck_lag_bytes", "WAL that is written and not matched.", "", &progress.lag_bytes());

@@ -34,6 +34,7 @@ mod openapi;
 mod origin;
 mod patience;
 mod permission;
+mod process;
 mod query;
 mod reply;
 mod starting;
@@ -86,7 +87,8 @@ const PATHS: &[(&str, &str)] = &[
     ("/explain/*", "GET, HEAD"),
     ("/why", "GET, HEAD"),
     ("/why/*", "GET, HEAD"),
-    ("/processes", ""),
+    ("/processes", "GET, HEAD"),
+    ("/processes/*", "POST"),
     ("/openapi.json", "GET, HEAD"),
 ];
 
@@ -109,6 +111,7 @@ fn routes(context: &Arc<Context>, shutdown: &CancellationToken) -> Route {
         inputs.answers(),
         inputs.catalogue(),
         inputs.keys(),
+        inputs.processes(),
         inputs.health(),
         inputs.login(),
         nothing,
@@ -204,6 +207,14 @@ impl Inputs {
             warp::post().and(named("refresh")).then(manage::refresh).boxed(),
             warp::post().and(named("purge")).then(manage::purge).boxed(),
         ])
+    }
+
+    /// What runs on schedule.
+    fn processes(&self) -> Route {
+        let list = at("processes").and(reading()).and(self.given());
+        let run = warp::path("processes").and(warp::post()).and(self.given());
+        let run = run.and(warp::path::param()).and(warp::path("run")).and(warp::path::end());
+        any_of([list.map(process::list).boxed(), run.boxed().then(process::run).boxed()])
     }
 
     /// How kck is.

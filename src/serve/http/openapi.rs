@@ -100,9 +100,8 @@ fn common() -> Map<String, Value> {
             "schema": { "type": "string" },
         })
     };
-    let product = json!({
-        "name": "product", "in": "path", "required": true, "schema": { "type": "string" },
-    });
+    let named = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+    let product = named("product");
     let page = json!([
         product,
         { "name": "limit", "in": "query", "schema": { "type": "integer", "minimum": 1 } },
@@ -133,6 +132,8 @@ fn common() -> Map<String, Value> {
         "/why": { "get": { "summary": "What is known of a key.", "parameters": [key("The key.")], "responses": answers(&json!({ "type": "object" })) } },
         "/refresh": { "post": { "summary": "Compute a key now; a prefix in the path: all that begin so.", "parameters": [key("The key.")], "responses": answers(&done) } },
         "/purge": { "post": { "summary": "Forget a key; a prefix in the path: all that begin so.", "parameters": [key("The key.")], "responses": answers(&done) } },
+        "/processes": plain("What runs on schedule, and how it ran."),
+        "/processes/{process}/run": { "post": { "summary": "Run a process now.", "parameters": [named("process")], "responses": answers(&json!({ "type": "object" })) } },
         "/status": plain("How kck is."),
         "/healthz": plain("The process lives."),
         "/readyz": plain("Reads can be answered."),

@@ -30,7 +30,7 @@ fn need(path: &str) -> Need {
     match first {
         "fetch" | "subscribe" | "update" | "create" => Need::Product,
         "healthz" | "readyz" | "login" => Need::Nothing,
-        "refresh" | "purge" | "why" | "metrics" | "status" => Need::Admin,
+        "refresh" | "purge" | "why" | "metrics" | "status" | "processes" => Need::Admin,
         _ => Need::Token,
     }
 }
@@ -139,6 +139,8 @@ mod tests {
             ("/login/ann", Need::Nothing),
             ("/purge/p", Need::Admin),
             ("/metrics", Need::Admin),
+            ("/processes", Need::Admin),
+            ("/processes/nightly/run", Need::Admin),
             ("/metricsx", Need::Token),
             ("/products", Need::Token),
             ("/openapi.json", Need::Token),
