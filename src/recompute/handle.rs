@@ -388,10 +388,12 @@ impl Handle {
         u32::try_from(since).unwrap_or(u32::MAX)
     }
 
-    /// At most so many keys to let go of, none that anybody watches.
+    /// At most so many keys to let go of, none that anybody watches, and none that is being computed: that would have to
+    /// be done again.
     pub(super) fn coldest(&self, ledger: &mut Ledger, most: usize) -> Vec<Key> {
         let seconds = self.seconds(Instant::now());
-        let coldest = || ledger.coldest(seconds, |key| self.is_watched(key));
+        let spared = |key: &Key| self.is_watched(key) || self.queue().is_pending(key);
+        let coldest = || ledger.coldest(seconds, spared);
         let keys: BTreeSet<Key> = std::iter::repeat_with(coldest).take(most).flatten().collect();
         keys.into_iter().collect()
     }

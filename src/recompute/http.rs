@@ -203,7 +203,8 @@ impl Addresses {
         let parsed = url.and_then(|url| Origin::parse(&url));
         let (origin, mut path) = parsed.map_err(|fact| fault("its address is none", fact))?;
         let headers = self.headers(ask.headers)?;
-        let name = format!("{} {path}", ask.product);
+        // An address that was edited has versions of its own.
+        let name = format!("{} {} {path}", ask.product, ask.url);
         let known = self.kept().answers.get(&name).cloned();
         for _ in 0..=REDIRECTS_MAX {
             let version = known.as_ref().map(|(version, _)| version);

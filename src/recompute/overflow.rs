@@ -37,7 +37,12 @@ impl Handle {
         if missed.is_empty() || !self.queue().has_room() {
             return false;
         }
-        let Some((product, mut walk)) = missed.pop_first() else { return false };
+        // One that has no room of its own keeps no other waiting.
+        let next = missed.keys().find(|product| self.has_room_for(product)).cloned();
+        let Some((product, mut walk)) = next.and_then(|product| missed.remove_entry(&product))
+        else {
+            return false;
+        };
         // Whoever does not fit meanwhile is noted beside it.
         drop(missed);
         let end = self.walk(&product, &mut walk.from);
@@ -47,7 +52,12 @@ impl Handle {
             let walk = if end { Walk::default() } else { walk };
             missed.insert(product, walk);
         }
-        !missed.is_empty()
+        missed.keys().any(|product| self.has_room_for(product))
+    }
+
+    fn has_room_for(&self, product: &str) -> bool {
+        let most = self.shared.config.queued_outside() / 2;
+        !self.is_outside(product) || self.queue().waiting_of(product) <= most
     }
 
     /// Wakes some of a product's keys from this text on; whether there are no more.

@@ -22,7 +22,7 @@ use crate::{
     entry::{Fingerprint, Stamp},
     key::Key,
     observe::{Counter, Observer},
-    product::{Catalog, Draft, Eager, Policy, Product, Recipe, Slot},
+    product::{Catalog, Draft, Eager, Means, Outside, Policy, Product, Recipe, Slot},
     progress::Progress,
     store::memory::Memory,
 };
@@ -440,4 +440,52 @@ async fn keys_that_an_interval_holds_back_go_together() {
     assert!(all.len() <= 11, "{}", all.len());
     let short = works.handle.slot_of(start, Duration::from_nanos(1));
     assert!(short <= start + Duration::from_nanos(1));
+}
+
+#[tokio::test]
+async fn a_key_that_is_being_computed_is_not_driven_out() {
+    let works = Works::start(Config { tracked_keys: 1, ..BOUNDS }, Box::new(|_, _| Act::Answer));
+    works.played.held.send_replace(Some("p"));
+    let slow = Key::new("p", ["1"]);
+    let others = keys("q", 20);
+    let storm = async {
+        works.called(1).await;
+        for key in &others {
+            works.get(key).await.unwrap();
+        }
+        works.played.held.send_replace(None);
+    };
+    let (answer, ()) = tokio::join!(works.get(&slow), storm);
+    answer.unwrap();
+    let own = works.calls().iter().filter(|keys| keys.contains(&slow)).count();
+    assert_eq!(own, 1, "its result was kept, and nothing had to be done again");
+}
+
+#[tokio::test]
+async fn a_program_that_takes_no_more_keeps_nobody_else_waiting() {
+    let works = Works::start(Config { queued_keys: 100, ..BOUNDS }, Box::new(|_, _| Act::Answer));
+    works.catalog.send_modify(|catalog| {
+        let mut program = (*product("p")).clone();
+        let means = Means::Exec { command: vec!["true".into()], workers: 1 };
+        let timeout = Duration::from_secs(1);
+        let outside = Outside { means, timeout, depends: vec![], hidden: 0 };
+        program.draft.recipe = Recipe::Outside(Box::new(outside));
+        let slot = Slot::Ready { product: Arc::new(program), faults: vec![] };
+        Arc::make_mut(catalog).products.insert("p".into(), slot);
+    });
+    // Nobody computes programs here: their keys stay queued, and others do not fit.
+    let many = keys("p", 30);
+    for key in &many {
+        works.handle.ledger().track(key);
+    }
+    let _watching = works.handle.watch(many.clone());
+    works.touch(&many, Lsn(5));
+    assert!(!works.handle.take_up(), "there is nothing to do now, and it is said so");
+    let key = Key::new("q", ["1"]);
+    works.get(&key).await.unwrap();
+    works.touch(std::slice::from_ref(&key), Lsn(6));
+    works.handle.did_not_fit("q");
+    let _watching = works.handle.watch(vec![key.clone()]);
+    works.handle.take_up();
+    works.until(|| works.is_fresh(&key)).await;
 }

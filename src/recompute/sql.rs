@@ -139,6 +139,10 @@ impl Run for Sql {
         keys: &[Key],
         _as_of: Position,
     ) -> Result<Ran, RunError> {
+        if !product.draft.recipe.is_sql() {
+            // Its SQL says what it depends on, and makes no answers.
+            return Err(RunError::Unsound("its answers are not made in SQL"));
+        }
         let (sql, arguments) = match keys {
             [key] => (statement_of_one(product), key.values()),
             _ => (statement(product), arguments(product.parameters.len(), keys)),

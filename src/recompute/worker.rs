@@ -488,9 +488,9 @@ impl Worker {
         let over = !queue.is_pending(key);
         drop(queue);
         if over {
-            self.handle.let_go(key);
+            drop(self.handle.finish(key));
         }
-        if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
+        if self.handle.is_watched(key) || self.handle.ledger().is_hot_or_warm(key) {
             self.handle.queue_stale(key);
         }
         self.handle.ask_workers();

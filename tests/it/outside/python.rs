@@ -27,7 +27,7 @@ async fn example(name: &str, database: &Database, wanted: &[&str], scheme: &str)
         paths.push(packages(package).await);
     }
     let paths: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
-    let url = database.url.replacen("postgresql", scheme, 1);
+    let url = format!("{scheme}://{}", database.url.split_once("://").unwrap().1);
     let environment = [
         "env".to_owned(),
         format!("PYTHONPATH={}", paths.join(":")),
@@ -48,7 +48,10 @@ async fn example(name: &str, database: &Database, wanted: &[&str], scheme: &str)
 
 async fn value(kck: &Kck, key: &str, position: &str) -> Value {
     let reply = kck.at_least(key, position).await;
-    assert_eq!(reply.status, 200, "{key}: {}", reply.json());
+    if reply.status != 200 {
+        let products = kck.get("/products").await.json();
+        panic!("{key}: {} {products:#}", reply.json());
+    }
     reply.value()
 }
 
