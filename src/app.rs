@@ -318,7 +318,7 @@ fn spawn(
     let recipes = Arc::new(recipes(&parts, Arc::clone(&sql), address));
     let (handle, stop) = (parts.recompute.clone(), shutdown.clone());
     tasks.spawn(succeeding(recompute::worker::run(handle.clone(), sql, stop.clone())));
-    tasks.spawn(succeeding(recompute::lane::run(handle, recipes, stop)));
+    tasks.spawn(succeeding(recompute::lane::run(handle, Arc::clone(&recipes), stop)));
     tasks.spawn(until(shutdown.clone(), succeeding(timer.run())));
     let definitions = Definitions {
         source: Housekeeping::new(Arc::clone(&parts.source)),
@@ -337,7 +337,8 @@ fn spawn(
     tasks.spawn(until(shutdown.clone(), succeeding(reload.run())));
     let updates = Updates::new(Arc::clone(&parts), updates);
     tasks.spawn(until(shutdown.clone(), succeeding(updates.run())));
-    let processes = Processes::new(Arc::clone(&parts), processes, ran, ends);
+    let known = processes::Known { drafts: processes, before: ran };
+    let processes = Processes::new(Arc::clone(&parts), recipes, known, ends);
     tasks.spawn(succeeding(processes.run(shutdown.clone())));
     let health =
         health::keep(parts.observer.subscribe(), parts.catalog.subscribe(), parts.health.clone());
@@ -405,6 +406,7 @@ fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> 
         programs: exec::Programs::new(settings, Arc::clone(&freed)),
         addresses: Addresses::new(&parts.environment, config.answer_bytes, Arc::clone(&freed)),
         levels: Mutex::default(),
+        beside: Mutex::default(),
         freed,
         progress: parts.progress.subscribe(),
     }

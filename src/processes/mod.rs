@@ -21,7 +21,8 @@ use crate::{
     observe::Event,
     parts::Parts,
     process::{End, Kept, Outcome, Run, Said},
-    product::{Process, ProcessSlot, files::Drafts, listed},
+    product::{Process, ProcessSlot, Work, files::Drafts, listed},
+    recompute::outside::Recipes,
     reload::{LOOK_EVERY, aside, told},
     serve::process::{Ask, Listed, Listing, Refusal},
     store::{StateCell, state},
@@ -48,6 +49,8 @@ struct Pending {
 /// Keeps processes running as the files and the clock say.
 pub(crate) struct Processes {
     parts: Arc<Parts>,
+    /// Who does what is not in SQL.
+    recipes: Arc<Recipes>,
     drafts: Drafts,
     slots: BTreeMap<String, ProcessSlot>,
     plan: Plan,
@@ -70,17 +73,24 @@ pub(crate) struct Ends {
     pub(crate) listing: watch::Sender<Arc<Listing>>,
 }
 
+/// What a start finds: the files, and what was remembered.
+pub(crate) struct Known {
+    pub(crate) drafts: Drafts,
+    pub(crate) before: BTreeMap<String, Kept>,
+}
+
 impl Processes {
     /// Goes on from the files as the start read them, and from what was remembered.
     pub(crate) fn new(
         parts: Arc<Parts>,
-        drafts: Drafts,
-        before: BTreeMap<String, Kept>,
+        recipes: Arc<Recipes>,
+        Known { drafts, before }: Known,
         Ends { asks, listing }: Ends,
     ) -> Self {
         let due = drafts.names().chain(before.keys()).cloned().collect();
         Self {
             parts,
+            recipes,
             drafts,
             slots: BTreeMap::new(),
             plan: Plan::new(before),
@@ -151,7 +161,10 @@ impl Processes {
 
     /// What files say now is what runs from now on.
     fn take_up(&mut self, now: SourceTime) {
-        self.moved |= !self.due.is_empty();
+        if self.due.is_empty() {
+            return;
+        }
+        self.moved = true;
         for name in std::mem::take(&mut self.due) {
             let Some(said) = self.drafts.said(&name).cloned() else {
                 self.slots.remove(&name);
@@ -178,6 +191,13 @@ impl Processes {
             }
             self.slots.insert(name, slot);
         }
+        let work = self.slots.values().filter_map(ProcessSlot::process);
+        let means = work.filter_map(|process| match &process.work {
+            Work::Outside(means) => Some(means.clone()),
+            Work::Sql { .. } => None,
+        });
+        let catalog = Arc::clone(&self.parts.catalog.borrow());
+        self.recipes.beside(means.collect(), &catalog);
         let broken: Vec<&str> = self
             .slots
             .iter()
@@ -207,6 +227,8 @@ impl Processes {
 
     fn asked(&mut self, Ask { process, reply }: Ask) {
         let begun = match (self.slots.get(&process), self.now().filter(|_| self.leads())) {
+            // Its file is there, and is taken up as soon as the time is known.
+            (None, _) if self.due.contains(&process) => Err(Refusal::Away),
             (None, _) => Err(Refusal::Unknown),
             (Some(ProcessSlot::Broken { .. }), _) => Err(Refusal::Broken),
             (Some(_), None) => Err(Refusal::Away),
@@ -240,9 +262,10 @@ impl Processes {
         self.unsaved.clear();
         for Pending { process, run } in std::mem::take(&mut self.pending) {
             let (parts, stop, number) = (Arc::clone(&self.parts), self.stop.clone(), run.number);
+            let recipes = Arc::clone(&self.recipes);
             self.note(process.name(), Said::Began { run: number });
             self.running.spawn(async move {
-                let end = run::run(&parts.source, &parts.names.slot, &process, &stop).await;
+                let end = run::run(&parts, &recipes, &process, &stop).await;
                 (process.name().to_owned(), number, end)
             });
         }

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Access, Draft, Fault, Kind, Recipe,
     files::{Drafts, Files},
-    parse, policy, recipe,
+    parse, policy, process, recipe,
 };
 use crate::description::{ParameterSpec, Question};
 
@@ -63,21 +63,16 @@ pub(super) fn said(kind: Kind, name: &str, files: &[&Path]) -> Result<Draft, Vec
 
 fn read_draft(kind: Kind, name: &str, file: &Path) -> Result<Draft, Vec<Fault>> {
     let toml = file.extension().is_some_and(|extension| extension == "toml");
-    let sql_only = match kind {
-        Kind::Product => None,
-        Kind::Update => {
-            Some(("an update is an SQL file", "write the statement in a file NAME.sql"))
-        }
-        Kind::Process => {
-            Some(("a process is an SQL file", "write its statements in a file NAME.sql"))
-        }
-    };
-    if let Some((what, hint)) = sql_only.filter(|_| toml) {
-        return Err(vec![whole(file, what, hint)]);
+    if toml && kind == Kind::Update {
+        let hint = "write the statement in a file NAME.sql";
+        return Err(vec![whole(file, "an update is an SQL file", hint)]);
     }
     let text = read_text(kind, file).map_err(|fault| vec![fault])?;
     if toml {
-        return recipe::read(name, file, text);
+        return match kind {
+            Kind::Process => process::of_toml(name, file, text),
+            Kind::Product | Kind::Update => recipe::read(name, file, text),
+        };
     }
     draft_of(kind, name, file, text)
 }

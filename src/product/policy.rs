@@ -53,6 +53,10 @@ pub(super) const SETTINGS_OF_RECIPES: [&str; 17] = [
     "auth",
 ];
 
+/// Those of a process that is not in SQL.
+pub(super) const SETTINGS_OF_PROCESS_RECIPES: [&str; 9] =
+    ["kind", "command", "workers", "url", "headers", "description", "every", "cron", "timeout"];
+
 /// Those of a process, of which some are its own.
 const SETTINGS_OF_PROCESSES: [&str; 4] = ["description", "every", "cron", "timeout"];
 

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
-use super::{Draft, Fault, Recipe, Schedule, policy, script};
+use super::{Draft, Fault, Means, Outside, Policy, Recipe, Schedule, policy, recipe, script};
 use crate::description::Question;
 
 /// How long a run may take, where nothing else is said.
@@ -31,6 +31,8 @@ pub enum Work {
         /// Postgres can be asked of it before it is run.
         question: bool,
     },
+    /// A program does it, or an address that is asked by POST.
+    Outside(Means),
 }
 
 impl Process {
@@ -49,10 +51,15 @@ impl Process {
 
 impl From<Draft> for Process {
     fn from(draft: Draft) -> Self {
-        let text: Arc<str> = draft.question.pieces.concat().into();
-        let question = script::is_one_question(&text);
-        let timeout = draft.policy.timeout.unwrap_or(WITHIN);
-        Self { timeout, work: Work::Sql { text, question }, draft }
+        let work = match draft.recipe.outside() {
+            Some(outside) => Work::Outside(outside.means.clone()),
+            None => {
+                let text: Arc<str> = draft.question.pieces.concat().into();
+                let question = script::is_one_question(&text);
+                Work::Sql { text, question }
+            }
+        };
+        Self { timeout: draft.policy.timeout.unwrap_or(WITHIN), work, draft }
     }
 }
 
@@ -127,10 +134,7 @@ pub(super) fn draft(
             return Err(faults);
         }
     };
-    if said.policy.timeout.is_some_and(|timeout| timeout > WITHIN_MOST) {
-        let hint = "a run takes seven days at most";
-        return Err(vec![Fault::at(file, &text, header.start, "timeout is too long", hint)]);
-    }
+    within(file, &text, header.start, &said.policy)?;
     let offset = text.get(start..).and_then(|rest| rest.find(&sql)).map_or(start, |at| start + at);
     let question = Question {
         holes: Vec::new(),
@@ -152,6 +156,34 @@ pub(super) fn draft(
     })
 }
 
+/// What the TOML file of a process says.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn of_toml(name: &str, file: &Path, text: String) -> Result<Draft, Vec<Fault>> {
+    let (means, policy) = recipe::of_process(file, &text)?;
+    within(file, &text, 0, &policy)?;
+    let timeout = policy.timeout.unwrap_or(WITHIN);
+    let outside = Outside { means, timeout, depends: Vec::new(), hidden: 0 };
+    Ok(Draft {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        policy,
+        question: recipe::nothing_of(Vec::new()),
+        text,
+        calls: Vec::new(),
+        recipe: Recipe::Outside(Box::new(outside)),
+    })
+}
+
+fn within(file: &Path, text: &str, at: usize, policy: &Policy) -> Result<(), Vec<Fault>> {
+    if policy.timeout.is_some_and(|timeout| timeout > WITHIN_MOST) {
+        let hint = "a run takes seven days at most";
+        return Err(vec![Fault::at(file, text, at, "timeout is too long", hint)]);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -168,7 +200,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_saidsays_when() {
+    fn a_header_says_when() {
         let every = process("/* kck\nevery = \"30s\"\ntimeout = \"5s\"\n*/\ndelete from t");
         assert_eq!(every.schedule().unwrap().to_string(), "every 30s");
         assert_eq!(every.timeout, Duration::from_secs(5));
@@ -213,5 +245,36 @@ pub(crate) mod tests {
         let kept = ProcessSlot::after(Some(&running), Err(faults.clone()));
         assert!(kept.process().is_some() && kept.faults().len() == 1);
         assert!(ProcessSlot::after(None, Err(faults)).process().is_none());
+    }
+
+    #[test]
+    fn who_does_it_is_read() {
+        let read = |text: &str| of_toml("p", Path::new("p.toml"), text.to_owned());
+        let exec = "kind = \"exec\"\ncommand = [\"python3\", \"-m\", \"kck_worker\", \"shop\"]\n";
+        let process = Process::from(read(&format!("{exec}cron = \"0 6 * * *\"")).unwrap());
+        assert!(matches!(&process.work, Work::Outside(Means::Exec { workers: 1, .. })));
+        assert_eq!(process.schedule().unwrap().to_string(), "cron 0 6 * * *");
+        let http = "kind = \"http\"\nurl = \"https://example.com/run\"\nevery = \"1h\"";
+        let process = Process::from(read(http).unwrap());
+        assert!(matches!(&process.work, Work::Outside(Means::Http { .. })));
+        for (text, want) in [
+            ("command = [\"x\"]", "p.toml:1:1: kind is missing"),
+            ("kind = \"sql\"", "p.toml:1:1: there is no kind 'sql'"),
+            (
+                "kind = \"http\"\nurl = \"https://example.com/{x}\"",
+                "p.toml:2:7: there is no parameter 'x' for url",
+            ),
+            (
+                "kind = \"exec\"\ncommand = [\"x\"]\nrefresh = []",
+                "p.toml:3:1: refresh is a setting of products",
+            ),
+            (
+                "kind = \"exec\"\ncommand = [\"x\"]\ntimeout = \"8d\"",
+                "p.toml:1:1: timeout is too long",
+            ),
+        ] {
+            let fault = read(text).unwrap_err()[0].to_string();
+            assert!(fault.starts_with(want), "{fault}");
+        }
     }
 }

@@ -12,10 +12,10 @@ use toml::{
 };
 
 use super::{
-    Draft, Fault,
+    Draft, Fault, Policy,
     depends::{NOTHING, table_name},
     file, parse,
-    policy::{Header, Reader, SETTINGS_OF_RECIPES},
+    policy::{Header, Reader, SETTINGS_OF_PROCESS_RECIPES, SETTINGS_OF_RECIPES},
 };
 use crate::description::{ParameterSpec, Question};
 
@@ -163,23 +163,10 @@ pub(super) fn read(name: &str, file: &Path, text: String) -> Result<Draft, Vec<F
     let mut reader = Reader::new(file, &text, &SETTINGS_OF_RECIPES, "a product of this kind");
     let mut header = Header::default();
     let parsed = DeTable::parse(&text);
-    let table = match &parsed {
-        Ok(table) => table.get_ref(),
-        Err(error) => {
-            let at = error.span().unwrap_or_default();
-            reader.fault(&at, error.message().replace('\n', ", "), "the file holds TOML");
-            return Err(reader.faults);
-        }
+    let own = [&OF_BOTH[..], &OF_EXEC, &OF_HTTP].concat();
+    let Some((table, own)) = settings(&mut reader, &mut header, &parsed, &own) else {
+        return Err(reader.faults);
     };
-    let mut own = Settings::new();
-    for (key, value) in table {
-        let known =
-            OF_BOTH.iter().chain(&OF_EXEC).chain(&OF_HTTP).find(|own| **own == key.get_ref());
-        match known {
-            Some(name) => drop(own.insert(name, (key.span(), value))),
-            None => reader.setting(&mut header, key, value),
-        }
-    }
     let parameters = header.parameters.take().unwrap_or_default();
     check_parameters(&mut reader, &parameters);
     let means = means(&mut reader, &own, &parameters);
@@ -213,8 +200,54 @@ pub(super) fn read(name: &str, file: &Path, text: String) -> Result<Draft, Vec<F
     })
 }
 
+/// Reads a file's settings: those of `names` come back, and the others are read. `None` where it is no TOML.
+fn settings<'v, 'a>(
+    reader: &mut Reader<'_>,
+    header: &mut Header,
+    parsed: &'v Result<Spanned<DeTable<'a>>, toml::de::Error>,
+    names: &[&'static str],
+) -> Option<(&'v DeTable<'a>, Settings<'v>)>
+where
+    'a: 'v,
+{
+    let table = match parsed {
+        Ok(table) => table.get_ref(),
+        Err(error) => {
+            let at = error.span().unwrap_or_default();
+            reader.fault(&at, error.message().replace('\n', ", "), "the file holds TOML");
+            return None;
+        }
+    };
+    let mut own = Settings::new();
+    for (key, value) in table {
+        match names.iter().find(|own| **own == key.get_ref()) {
+            Some(name) => drop(own.insert(name, (key.span(), value))),
+            None => reader.setting(header, key, value),
+        }
+    }
+    Some((table, own))
+}
+
+/// What a TOML file says of a process: who does it, and what else it says. Nothing is asked with parameters.
+///
+/// # Errors
+/// Every fault found.
+pub(super) fn of_process(file: &Path, text: &str) -> Result<(Means, Policy), Vec<Fault>> {
+    let mut reader = Reader::new(file, text, &SETTINGS_OF_PROCESS_RECIPES, "a process");
+    let mut header = Header::default();
+    let parsed = DeTable::parse(text);
+    let own = [&["kind"][..], &OF_EXEC, &OF_HTTP].concat();
+    let Some((_, own)) = settings(&mut reader, &mut header, &parsed, &own) else {
+        return Err(reader.faults);
+    };
+    match means(&mut reader, &own, &[]) {
+        Some(means) if reader.faults.is_empty() => Ok((means, header.policy)),
+        _ => Err(reader.faults),
+    }
+}
+
 /// A question that reads nothing.
-fn nothing_of(parameters: Vec<ParameterSpec>) -> Question {
+pub(super) fn nothing_of(parameters: Vec<ParameterSpec>) -> Question {
     Question {
         parameters,
         pieces: vec![NOTHING.to_owned()],

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION},
 };
@@ -146,6 +146,17 @@ pub struct Ask<'a> {
     pub params: &'a BTreeMap<String, String>,
 }
 
+/// What became of what an address was told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It was not told, or says that it did not.
+    Refused(String),
+    /// Nobody knows.
+    Lost(String),
+    /// It took too long, and nobody knows.
+    Late,
+}
+
 impl Addresses {
     /// Nobody is asked yet.
     #[must_use]
@@ -238,6 +249,37 @@ impl Addresses {
         Err(fault("its address leads in a circle", "it redirects again and again"))
     }
 
+    /// Tells an address to do what it does, once: by POST without a body, on a connection of its own, without following a
+    /// redirect. What it answers with a status of success is not looked at.
+    ///
+    /// # Errors
+    /// Why it is not known to have done it.
+    pub async fn tell(
+        &self,
+        url: &str,
+        headers: &[(String, String)],
+        within: Duration,
+    ) -> Result<(), Told> {
+        let told = async {
+            let (origin, path) =
+                Origin::parse(url).map_err(|fact| Told::Refused(fact.to_owned()))?;
+            let headers = self.headers(headers).map_err(|fault| Told::Refused(fault.why))?;
+            let request = request(Method::POST, &origin, &path, &headers, None);
+            let request = request.map_err(|fault| Told::Refused(fault.why))?;
+            let who = origin.authority();
+            let away = |error: String| Told::Refused(format!("ask {who}: {error}"));
+            let mut sender = origin.open(|_| true).await.map_err(away)?;
+            let response = sender.send_request(request).await;
+            let lost = |error| Told::Lost(format!("ask {who}: {}", describe_chain(&error)));
+            let status = response.map_err(lost)?.status();
+            if status.is_success() {
+                return Ok(());
+            }
+            Err(Told::Refused(format!("{who} answers {}", status.as_u16())))
+        };
+        tokio::time::timeout(within, Box::pin(told)).await.unwrap_or(Err(Told::Late))
+    }
+
     fn headers(&self, said: &[(String, String)]) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
         let header = |(name, value): &(String, String)| {
             let value = match value.strip_prefix("env:") {
@@ -278,13 +320,13 @@ impl Addresses {
             if sender.ready().await.is_err() {
                 continue;
             }
-            let request = request(origin, path, headers, version)?;
+            let request = request(Method::GET, origin, path, headers, version)?;
             if let Ok(response) = sender.send_request(request).await {
                 return Ok((response, sender));
             }
         }
         let mut sender = origin.open(|_| true).await.map_err(away)?;
-        let request = request(origin, path, headers, version)?;
+        let request = request(Method::GET, origin, path, headers, version)?;
         let response = sender.send_request(request).await;
         Ok((response.map_err(|error| away(describe_chain(&error)))?, sender))
     }
@@ -309,12 +351,14 @@ impl Addresses {
 }
 
 fn request(
+    method: Method,
     origin: &Origin,
     path: &str,
     headers: &[(HeaderName, HeaderValue)],
     version: Option<&HeaderValue>,
 ) -> Result<Request<Empty<Bytes>>, Fault> {
-    let mut request = Request::get(path).header("host", origin.authority());
+    let mut request =
+        Request::builder().method(method).uri(path).header("host", origin.authority());
     for (name, value) in headers {
         request = request.header(name, value);
     }

@@ -41,6 +41,8 @@ pub struct Recipes {
     /// Of products by programs: how long the chain of products of the same command below is, itself counted; locked to
     /// look.
     pub levels: Mutex<BTreeMap<String, usize>>,
+    /// Programs and addresses that processes need; locked to look.
+    pub beside: Mutex<Vec<Means>>,
     /// Told when some place is free again.
     pub freed: Arc<Notify>,
     /// For the source's clock.
@@ -83,7 +85,14 @@ impl Recipes {
             products
                 .filter_map(|(name, product)| Some((name, &product.draft.recipe.outside()?.means)))
         };
+        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut levels = BTreeMap::new();
+        let others = beside.iter().filter_map(|means| match means {
+            Means::Exec { command, workers } => {
+                Some((command.as_slice(), exec::Use { workers: *workers, levels: 1 }))
+            }
+            Means::Http { .. } => None,
+        });
         let commands = means().filter_map(|(name, means)| match means {
             Means::Exec { command, workers } => {
                 let level = level(catalog, name, command, 0);
@@ -92,12 +101,18 @@ impl Recipes {
             }
             Means::Http { .. } => None,
         });
-        self.programs.keep(exec::used(commands));
+        self.programs.keep(exec::used(commands.chain(others)));
         *self.levels.lock().unwrap_or_else(PoisonError::into_inner) = levels;
         self.addresses.keep(means().filter_map(|(_, means)| match means {
             Means::Http { url, .. } => Some(url.as_str()),
             Means::Exec { .. } => None,
         }));
+    }
+
+    /// From now on processes need these as well.
+    pub fn beside(&self, means: Vec<Means>, catalog: &Catalog) {
+        *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = means;
+        self.follow(catalog);
     }
 
     /// Ends what runs.

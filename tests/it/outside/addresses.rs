@@ -15,14 +15,14 @@ use crate::support::{
 };
 
 /// A server that does what its path says, and the heads of the requests that came.
-struct Server {
-    address: String,
+pub(super) struct Server {
+    pub(super) address: String,
     heads: Arc<Mutex<Vec<String>>>,
     connections: Arc<Mutex<usize>>,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (heads, connections) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<_>>::default());
@@ -36,7 +36,7 @@ impl Server {
         Self { address, heads, connections }
     }
 
-    fn last(&self) -> String {
+    pub(super) fn last(&self) -> String {
         self.heads.lock().unwrap().last().unwrap().clone()
     }
 }

@@ -6,6 +6,7 @@ use crate::support::kck::Project;
 
 mod addresses;
 mod order;
+mod processes;
 mod programs;
 mod python;
 

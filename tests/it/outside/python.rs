@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use kck::{observe::Event, process::Said};
 use serde_json::{Value, json};
 
+use super::processes::begin;
 use crate::support::{
     kck::{Kck, Project, Store},
     programs::packages,
@@ -36,12 +38,16 @@ async fn example(name: &str, database: &Database, wanted: &[&str], scheme: &str)
         "python3".to_owned(),
     ];
     let environment: Vec<String> = environment.iter().map(|word| format!("{word:?}")).collect();
-    for file in std::fs::read_dir(clients().join("examples").join(name).join("products")).unwrap() {
-        let path = file.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let text = text.replacen("\"python3\"", &environment.join(", "), 1);
-        let file = path.file_name().unwrap();
-        std::fs::write(project.folder.0.join("products").join(file), text).unwrap();
+    for folder in ["products", "processes"] {
+        let from = clients().join("examples").join(name).join(folder);
+        let to = project.folder.0.join(folder);
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).into_iter().flatten() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.replacen("\"python3\"", &environment.join(", "), 1);
+            std::fs::write(to.join(path.file_name().unwrap()), text).unwrap();
+        }
     }
     project
 }
@@ -133,6 +139,15 @@ fn a_query_of_django_models_is_fresh_after_a_commit() {
             let page = value(&kck, &format!("customer_page/{customer}"), &position).await;
             assert_eq!(page["count"], json!(count), "{page}");
         }
+        database
+            .run("insert into shop_order (customer_id, total, open) values (1, 0.50, true)")
+            .await;
+        let mut events = kck.observer.subscribe();
+        begin(&kck, "close_small_orders").await;
+        let ended = |event: &Event| matches!(event, Event::Process { said: Said::Ended { outcome, .. }, .. } if outcome.is_well());
+        Kck::event(&mut events, ended).await;
+        let position = database.commit("update shop_customer set name = 'Ada' where id = 1").await;
+        assert_eq!(value(&kck, "customer_page/1", &position).await["count"], json!(1));
         kck.stop().await;
     });
 }
