@@ -104,7 +104,13 @@ impl Keys {
 
     /// This is the key's entry from now on.
     pub(super) fn keep(&mut self, key: &Key, meta: &Meta) {
-        let Some(number) = self.number(key) else { return };
+        if let Some(number) = self.number(key) {
+            self.keep_at(number, meta);
+        }
+    }
+
+    /// The same, of a key by its number.
+    pub(super) fn keep_at(&mut self, number: Number, meta: &Meta) {
         let Self { records, kinds, bytes, .. } = self;
         if let Some(tracked) = records.get_mut(number) {
             let before = tracked.bytes();

@@ -250,17 +250,18 @@ impl Ledger {
         tracked.set_mark(mark.unwrap_or_default());
         tracked.set(Flag::Recorded, true);
         tracked.set(Flag::Doubtful, doubtful);
-        self.enlist(tracked);
+        let number = self.enlist(tracked);
         if let Some(meta) = &entry {
-            self.keys.keep(&key, meta);
+            self.keys.keep_at(number, meta);
         }
         doubtful.then_some((key, stamp))
     }
 
-    fn enlist(&mut self, tracked: Tracked) {
+    fn enlist(&mut self, tracked: Tracked) -> Number {
         let key = tracked.key().clone();
         let number = self.keys.insert(tracked);
         self.patterns.insert(number, &key);
+        number
     }
 
     /// Whether a key is tracked, with an entry or without.

@@ -236,6 +236,7 @@ pub(super) struct Kinds {
     by_number: Vec<(Kind, u32)>,
     numbers: HashMap<Kind, u32>,
     free: Vec<u32>,
+    last: u32,
 }
 
 impl Kinds {
@@ -244,6 +245,19 @@ impl Kinds {
     }
 
     fn add(&mut self, kind: Kind) -> u32 {
+        // Most often it is that of the one before.
+        if let Some((last, entries)) = self.by_number.get_mut(self.last as usize)
+            && *last == kind
+            && *entries > 0
+        {
+            *entries += 1;
+            return self.last;
+        }
+        self.last = self.find_or_add(kind);
+        self.last
+    }
+
+    fn find_or_add(&mut self, kind: Kind) -> u32 {
         if let Some(number) = self.numbers.get(&kind) {
             if let Some((_, entries)) = self.by_number.get_mut(*number as usize) {
                 *entries += 1;
