@@ -389,6 +389,7 @@ fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> 
         levels: Mutex::default(),
         freed,
         progress: parts.progress.subscribe(),
+        recompute: parts.recompute.clone(),
     }
 }
 
