@@ -409,6 +409,7 @@ fn recipes(parts: &Parts, sql: Arc<dyn recompute::Run>, address: SocketAddr) -> 
         beside: Mutex::default(),
         freed,
         progress: parts.progress.subscribe(),
+        recompute: parts.recompute.clone(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     postgres::Source,
     process::Kept,
     product::{
-        Catalog, Kind, Product, Slot, UpdateSlot,
+        Catalog, Kind, Outside, Product, Slot, UpdateSlot,
         files::{Drafts, Files},
         listed,
     },
@@ -60,7 +60,8 @@ fn join_at_start(
     };
     let wanted = matched.map(means).collect();
     let anew = |name: &str| resumed.new_epoch || is_published(index, resumed, name);
-    let joins = resume::joins(&state.matched, &wanted, anew, stamp);
+    let made_from = |name: &str| made_from(catalog, name);
+    let joins = resume::joins(&state.matched, &wanted, anew, made_from, stamp);
     for slot in catalog.products.values_mut() {
         if let Slot::Ready { product, .. } = slot
             && let Some(matched) = joins.matched.get(product.name())
@@ -71,6 +72,21 @@ fn join_at_start(
         }
     }
     joins
+}
+
+/// All products whose answers a product's were made from.
+fn made_from(catalog: &Catalog, name: &str) -> BTreeSet<String> {
+    let (mut found, mut next) = (BTreeSet::new(), vec![name.to_owned()]);
+    while let Some(name) = next.pop() {
+        let product = catalog.products.get(&name).and_then(Slot::product);
+        let outside = product.and_then(|product| product.draft.recipe.outside());
+        for (other, _) in outside.into_iter().flat_map(Outside::products) {
+            if found.insert(other.to_owned()) {
+                next.push(other.to_owned());
+            }
+        }
+    }
+    found
 }
 
 fn is_published(index: &Index, resumed: &Resumed, product: &str) -> bool {

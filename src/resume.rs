@@ -263,19 +263,26 @@ pub struct Joins {
 }
 
 /// Compares the products to be matched, by name, definition and catalogue, with the list in the state table. `anew` are
-/// those that join whatever the list says: their tables were published just now, or the epoch is new.
+/// those that join whatever the list says: their tables were published just now, or the epoch is new. Whoever was made
+/// from the answers of one that joins, `made_from` says so through others too, joins as well.
 pub fn joins(
     listed: &BTreeMap<String, Matched>,
     wanted: &BTreeMap<String, (Fingerprint, Seen)>,
     anew: impl Fn(&str) -> bool,
+    made_from: impl Fn(&str) -> BTreeSet<String>,
     stamp: impl Fn() -> u64,
 ) -> Joins {
     let mut joins = Joins::default();
-    for (name, (definition, seen)) in wanted {
-        let same = |listed: &&Matched| {
-            listed.definition == *definition && listed.seen == *seen && !anew(name)
+    let is_listed = |name: &str| {
+        let same = |(definition, seen): &(Fingerprint, Seen)| {
+            let listed = listed.get(name);
+            listed.is_some_and(|one| one.definition == *definition && one.seen == *seen)
         };
-        let goes_on = listed.get(name).filter(same);
+        wanted.get(name).is_none_or(same) && !anew(name)
+    };
+    for (name, (definition, seen)) in wanted {
+        let stays = is_listed(name) && made_from(name).iter().all(|other| is_listed(other));
+        let goes_on = listed.get(name).filter(|_| stays);
         if goes_on.is_none() {
             joins.cells.push(state::matched(name, None, stamp()));
             joins.joining.insert(name.clone());
@@ -388,7 +395,7 @@ mod tests {
         let wanted = ["stays", "edited", "new", "published", "silently"]
             .map(|name| (name.to_owned(), (definition, seen("c"))))
             .into();
-        let joins = joins(&listed, &wanted, |name| name == "published", stamp);
+        let joins = joins(&listed, &wanted, |name| name == "published", |_| BTreeSet::new(), stamp);
         assert_eq!(joins.matched["stays"].generation, 5);
         let joining: Vec<&str> = joins.joining.iter().map(String::as_str).collect();
         assert_eq!(joining, ["edited", "new", "published", "silently"]);
@@ -397,5 +404,29 @@ mod tests {
         let names = ["edited", "new", "published", "silently", "gone"];
         assert_eq!(left, names.map(|name| format!("matched/{name}")));
         assert!(joins.cells.iter().all(|cell| cell.value.is_none()));
+    }
+
+    #[test]
+    fn what_was_made_from_answers_of_one_that_joins_joins_with_it() {
+        let of = |one: u8| Fingerprint([one; 16]);
+        let matched = |definition| Matched { definition, generation: 5, seen: Seen::default() };
+        let names = ["edited", "above", "beside", "published", "over"];
+        let listed = names.map(|name| (name.to_owned(), matched(of(1)))).into();
+        let wanted = names.map(|name| {
+            let definition = of(if name == "edited" { 2 } else { 1 });
+            (name.to_owned(), (definition, Seen::default()))
+        });
+        let made_from = |name: &str| match name {
+            // Through one that follows nothing, which is not listed.
+            "above" => BTreeSet::from(["timed".to_owned(), "edited".to_owned()]),
+            "beside" => BTreeSet::from(["timed".to_owned()]),
+            "over" => BTreeSet::from(["published".to_owned()]),
+            _ => BTreeSet::new(),
+        };
+        let anew = |name: &str| name == "published";
+        let joins = joins(&listed, &wanted.into(), anew, made_from, || 9);
+        let joining: Vec<&str> = joins.joining.iter().map(String::as_str).collect();
+        assert_eq!(joining, ["above", "edited", "over", "published"]);
+        assert_eq!((joins.matched["above"].generation, joins.matched["beside"].generation), (9, 5));
     }
 }

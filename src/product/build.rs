@@ -101,6 +101,18 @@ impl Hash {
         self.add(&format!("{} {} {}", type_.oid, type_.kind, type_.name));
     }
 
+    /// Who makes the answers where that is not the source, and what from.
+    fn add_recipe(&mut self, draft: &Draft) {
+        let Some(outside) = draft.recipe.outside() else { return };
+        self.add(&match &outside.means {
+            Means::Exec { command, .. } => format!("exec {command:?}"),
+            Means::Http { url, headers } => format!("http {url} {headers:?}"),
+        });
+        for other in &outside.made_of {
+            self.0.update(other.0);
+        }
+    }
+
     fn fingerprint(self) -> Fingerprint {
         let mut first = [0; 16];
         for (to, from) in first.iter_mut().zip(self.0.finalize()) {
@@ -108,6 +120,16 @@ impl Hash {
         }
         Fingerprint(first)
     }
+}
+
+/// What a product's answers mean to those who depend on them, as far as files say it.
+pub(super) fn meaning(draft: &Draft) -> Fingerprint {
+    let mut hash = Hash::default();
+    hash.add("meaning");
+    hash.add(&draft.question.sql(|index| format!("\0{index}\0")));
+    hash.add(&format!("{:?} {}", draft.policy.result, draft.policy.change));
+    hash.add_recipe(draft);
+    hash.fingerprint()
 }
 
 /// The parameters are in it: with others the same text is another key.
@@ -142,12 +164,7 @@ fn fingerprint(
     hash.add("product");
     hash.add(&draft.question.sql(|index| format!("\0{index}\0")));
     hash.add(&format!("{shape:?} {}", draft.policy.change));
-    if let Some(outside) = draft.recipe.outside() {
-        hash.add(&match &outside.means {
-            Means::Exec { command, .. } => format!("exec {command:?}"),
-            Means::Http { url, headers } => format!("http {url} {headers:?}"),
-        });
-    }
+    hash.add_recipe(draft);
     for parameter in parameters {
         hash.add_type(&parameter.type_);
     }

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     Argument, Call, Draft, Fault, Outside, Recipe,
+    build::meaning,
     depends::{Reads, product, strangers},
     parse,
     recipe::On,
@@ -102,7 +103,7 @@ impl Composer<'_> {
         outside: &Outside,
         around: &mut Vec<String>,
     ) -> Result<Draft, Vec<Fault>> {
-        let mut reads = Reads::new();
+        let (mut reads, mut made_of) = (Reads::new(), Vec::new());
         let mut parameters = draft.question.parameters.clone();
         for depends in &outside.depends {
             match &depends.on {
@@ -113,6 +114,7 @@ impl Composer<'_> {
                         .map_err(|fault| vec![fault])?;
                     strangers(draft, depends, &inner)?;
                     product(&mut reads, depends, &inner, &mut parameters);
+                    made_of.push(meaning(&inner));
                 }
             }
             if reads.sql.len() > STATEMENT_BYTES_MAX {
@@ -140,7 +142,7 @@ impl Composer<'_> {
             offset: 0,
             parts,
         };
-        let recipe = Recipe::Outside(Box::new(Outside { hidden, ..outside.clone() }));
+        let recipe = Recipe::Outside(Box::new(Outside { hidden, made_of, ..outside.clone() }));
         Ok(Draft { question, recipe, ..draft.clone() })
     }
 
@@ -441,6 +443,27 @@ mod tests {
             "select case when (\"sales\".*) is null then null::pg_catalog.json end as value from \"sales\" where \"sales\".\"customer\" = $c\nunion all\nselect null::pg_catalog.json as value from (\nselect 1 from orders where customer_id = ($c)::bigint and state = ($kck_any_1)::text\n) as kck_product\nunion all\nselect null::pg_catalog.json as value where ($c = null::bigint) is null"
         );
         assert_eq!((draft.parameters(), question.parameters.len()), (1, 2));
+    }
+
+    #[test]
+    fn what_a_program_depends_on_is_part_of_what_it_means() {
+        let on = |name: &str| program("", &format!("{{ product = \"{name}\" }}"));
+        let meant = |rate: &str, orders: &str| {
+            let (middle, top) = (on("rate"), on("orders"));
+            let (middle, top) = (middle.as_str(), top.as_str());
+            let all = [("rate.toml", rate), ("orders.sql", orders), ("a.toml", middle)];
+            let all = files(&[all[0], all[1], all[2], ("b.toml", &on("a")), ("c.toml", top)]);
+            ["b", "c"].map(|name| meaning(all[name].as_ref().unwrap()))
+        };
+        let rate = |url: &str| format!("kind = \"http\"\nurl = \"{url}\"\nexpire = \"10m\"");
+        let orders = "/* kck\nrefresh = [\"every 1h\"] */ select 1";
+        let base = meant(&rate("http://one"), orders);
+        assert_eq!(meant(&rate("http://one"), orders), base);
+        let edited = meant(&rate("http://other"), orders);
+        assert!(edited[0] != base[0] && edited[1] == base[1]);
+        // It follows no changes: its SQL is not read here.
+        let edited = meant(&rate("http://one"), &orders.replace("select 1", "select 2"));
+        assert!(edited[0] == base[0] && edited[1] != base[1]);
     }
 
     #[test]

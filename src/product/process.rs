@@ -164,7 +164,7 @@ pub(super) fn of_toml(name: &str, file: &Path, text: String) -> Result<Draft, Ve
     let (means, policy) = recipe::of_process(file, &text)?;
     within(file, &text, 0, &policy)?;
     let timeout = policy.timeout.unwrap_or(WITHIN);
-    let outside = Outside { means, timeout, depends: Vec::new(), hidden: 0 };
+    let outside = Outside { means, timeout, depends: Vec::new(), hidden: 0, made_of: Vec::new() };
     Ok(Draft {
         name: name.to_owned(),
         file: file.to_owned(),

@@ -17,7 +17,10 @@ use super::{
     file, parse,
     policy::{Header, Reader, SETTINGS_OF_PROCESS_RECIPES, SETTINGS_OF_RECIPES},
 };
-use crate::description::{ParameterSpec, Question};
+use crate::{
+    description::{ParameterSpec, Question},
+    entry::Fingerprint,
+};
 
 /// How long a program may take for one answer, where nothing else is said.
 const EXEC_WITHIN: Duration = Duration::from_secs(30);
@@ -55,6 +58,8 @@ pub struct Outside {
     pub depends: Vec<Dependency>,
     /// So many of the question's last parameters are not the product's own: nothing is said of them.
     pub hidden: usize,
+    /// What the products mean that it depends on, as their files say it, and all that they depend on.
+    pub made_of: Vec<Fingerprint>,
 }
 
 /// Who makes answers.
@@ -188,7 +193,7 @@ pub(super) fn read(name: &str, file: &Path, text: String) -> Result<Draft, Vec<F
     file::bound(file, &text, &header.policy.access, &parameters)?;
     let depends = depends.unwrap_or_default();
     let timeout = timeout.unwrap_or(longest);
-    let outside = Outside { means, timeout, depends, hidden: 0 };
+    let outside = Outside { means, timeout, depends, hidden: 0, made_of: Vec::new() };
     Ok(Draft {
         name: name.to_owned(),
         file: file.to_owned(),

@@ -27,7 +27,7 @@ use super::{
     crew::Crew,
     held::Held,
     ledger::{Ledger, Standing},
-    linked::Links,
+    linked::{Demanded, Links},
     overflow::Walk,
     queue::{Queue, Want},
     reserve::Reserve,
@@ -103,7 +103,7 @@ pub(super) struct Shared {
     /// Which keys depend on which.
     pub(super) links: OnceLock<Links>,
     /// What keys that are being computed demand of others; locked to look.
-    pub(super) demanded: Mutex<HashMap<Key, Position>>,
+    pub(super) demanded: Mutex<HashMap<Key, Demanded>>,
     /// Keys that wait for others; locked for one decision, alone.
     pub(super) held: Mutex<Held>,
     pub(super) began: Instant,
@@ -416,6 +416,9 @@ impl Handle {
             keys.iter().filter_map(|key| ledger.untrack(key)).collect()
         };
         let Some(highest) = forgets.iter().map(|forget| forget.stamp).max() else { return Ok(()) };
+        let lost: Vec<Key> = forgets.iter().map(|forget| forget.key.clone()).collect();
+        // Without its mark whoever saw them would look fresh to a start that does not find them.
+        self.tell_of_lost(&lost).await?;
         self.shared.reserve.ensure(highest, 0).await?;
         self.shared.store.forget(&forgets).await?;
         {
@@ -423,8 +426,7 @@ impl Handle {
             forgets.iter().for_each(|forget| ledger.forget(forget));
         }
         forgets.iter().for_each(|forget| self.moved(&forget.key));
-        let lost: Vec<Key> = forgets.into_iter().map(|forget| forget.key).collect();
-        self.tell_of_lost(&lost).await
+        Ok(())
     }
 
     /// Deletes entries durably, with stamps that the ledger gave, none above `highest`.

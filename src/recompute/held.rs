@@ -42,6 +42,12 @@ impl Held {
         self.keys.contains_key(key)
     }
 
+    /// How many keys are waited for.
+    #[cfg(test)]
+    pub(super) fn needs(&self) -> usize {
+        self.by_need.len()
+    }
+
     /// The key goes when these have been computed.
     pub(super) fn hold(
         &mut self,

@@ -153,6 +153,8 @@ pub struct Ledger {
     pub(super) warm: usize,
     /// Where the next key is looked for that can go.
     hand: Number,
+    /// The highest mark that was deleted: the store takes none of a key that is not above its last.
+    forgotten: Position,
 }
 
 /// Keys looked at for one that can go.
@@ -175,6 +177,7 @@ impl Ledger {
             early: Early::default(),
             warm: 0,
             hand: 0,
+            forgotten: Position::default(),
         }
     }
 
@@ -499,7 +502,14 @@ impl Ledger {
         tracked.stamp = tracked.stamp.next().max(self.floor.next());
         self.floor = self.floor.max(tracked.stamp);
         self.version_floor = self.version_floor.max(tracked.version);
+        self.forgotten = self.forgotten.max(tracked.mark());
         Some(Forget { key: key.clone(), stamp: tracked.stamp, mark: tracked.mark() })
+    }
+
+    /// A mark of this epoch that is no commit's: above every one that was deleted, else its own deletion would hide it.
+    pub(super) fn above_forgotten(&self, mark: Position) -> Position {
+        let Position { epoch, lsn } = self.forgotten;
+        if mark <= self.forgotten { Position { epoch, lsn: Lsn(lsn.0 + 1) } } else { mark }
     }
 
     /// The version of an answer that is not kept: at least `clock`, above every one that was issued for the key before,

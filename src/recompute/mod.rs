@@ -35,6 +35,8 @@ mod overflow;
 mod patterns;
 #[cfg(test)]
 mod played;
+#[cfg(test)]
+mod played_links;
 pub mod queue;
 pub mod reserve;
 pub mod schedule;

@@ -1,12 +1,12 @@
 //! Outside: a product → who makes its answers: the source, a program, an address.
 //!
-//! What programs and addresses say carries no snapshot, and no position of the source's own but the newest that a
-//! barrier saw.
+//! What programs and addresses say carries no snapshot, and no position of the source's own but that of a barrier which
+//! was sent after they said it.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -14,14 +14,14 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch as latest};
 
 use crate::{
-    change::{Position, SourceTime},
+    change::{Lsn, Position, SourceTime},
     key::Key,
     product::{Catalog, Means, Outside, Product, Slot},
     progress::Progress,
 };
 
 use super::{
-    Ran, Run, RunError,
+    Handle, Ran, Run, RunError,
     exec::{
         self, Programs,
         pool::Permit as ProgramPermit,
@@ -29,6 +29,9 @@ use super::{
     },
     http::{self, Addresses},
 };
+
+/// How long an answer waits for a barrier that is sent after it.
+const BARRIER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Every recipe.
 pub struct Recipes {
@@ -47,6 +50,8 @@ pub struct Recipes {
     pub freed: Arc<Notify>,
     /// For the source's clock.
     pub progress: latest::Receiver<Progress>,
+    /// To have barriers sent sooner.
+    pub recompute: Handle,
 }
 
 /// A place for one key; it is free again when this is dropped.
@@ -183,7 +188,53 @@ impl Run for Recipes {
         for key in keys {
             values.push(self.one(product, outside, key, as_of).await?);
         }
-        let insert = self.progress.borrow().insert;
+        let came = Instant::now();
+        self.recompute.hasten();
+        let insert = insert_after(self.progress.clone(), came, BARRIER_WITHIN).await;
         Ok(Ran { values, insert, time, ..Ran::default() })
+    }
+}
+
+/// The insert position of a barrier that was sent after an answer `came`: what its maker saw was committed at or below
+/// it. Where none comes in time nobody knows, and the answer is never firm.
+async fn insert_after(
+    mut progress: latest::Receiver<Progress>,
+    came: Instant,
+    within: Duration,
+) -> Lsn {
+    let later = |progress: &Progress| progress.clock.is_some_and(|(_, sent)| came <= sent);
+    match tokio::time::timeout(within, progress.wait_for(later)).await {
+        Ok(Ok(progress)) => progress.insert,
+        Ok(Err(_)) | Err(_) => Lsn(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_program_saw_is_at_or_before_a_barrier_sent_after_it() {
+        let progress = latest::Sender::new(Progress::default());
+        let sent = |sent, insert| {
+            progress.send_modify(|progress| {
+                (progress.clock, progress.insert) = (Some((SourceTime(1), sent)), Lsn(insert));
+            });
+        };
+        let before = Instant::now();
+        sent(before, 5);
+        let came = before + Duration::from_nanos(1);
+        let barriers = async {
+            // Its answer comes now, but it was asked before.
+            sent(before, 6);
+            tokio::task::yield_now().await;
+            sent(came, 9);
+        };
+        let (insert, ()) =
+            tokio::join!(insert_after(progress.subscribe(), came, BARRIER_WITHIN * 60), barriers);
+        assert_eq!(insert, Lsn(9));
+        let later = came + Duration::from_secs(9);
+        let never = insert_after(progress.subscribe(), later, Duration::from_millis(1)).await;
+        assert_eq!(never, Lsn(u64::MAX));
     }
 }

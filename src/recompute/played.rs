@@ -24,7 +24,7 @@ use crate::{
     observe::{Counter, Observer},
     product::{Catalog, Draft, Eager, Means, Outside, Policy, Product, Recipe, Slot},
     progress::Progress,
-    store::memory::Memory,
+    store::{faulty::Faulty, memory::Memory},
 };
 
 use super::{
@@ -35,7 +35,7 @@ use super::{
     worker,
 };
 
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a call of the recipe does, once its turn has come.
 enum Act {
@@ -93,7 +93,7 @@ struct Works {
     _stop: DropGuard,
 }
 
-fn product(name: &str) -> Arc<Product> {
+pub(super) fn product(name: &str) -> Arc<Product> {
     Arc::new(Product {
         draft: Draft {
             name: name.into(),
@@ -119,7 +119,43 @@ fn product(name: &str) -> Arc<Product> {
     })
 }
 
-const BOUNDS: Config = Config {
+/// What workers work on.
+pub(super) struct Stage {
+    pub(super) handle: Handle,
+    pub(super) observer: Observer,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) catalog: watch::Sender<Arc<Catalog>>,
+    pub(super) store: Arc<Faulty>,
+}
+
+impl Stage {
+    pub(super) fn new(config: Config, products: impl IntoIterator<Item = Arc<Product>>) -> Self {
+        let observer = Observer::default();
+        let mut ledger = Ledger::new(Epoch(1), 1, Stamp(0), 0);
+        let mut catalog = Catalog::default();
+        for product in products {
+            ledger.product(product.name(), Terms::of(&product), Default::default());
+            let name = product.name().to_owned();
+            catalog.products.insert(name, Slot::Ready { product, faults: vec![] });
+        }
+        let progress = Progress { epoch: Epoch(1), visible: Lsn(1), ..Progress::default() };
+        let (progress, catalog) =
+            (watch::Sender::new(progress), watch::Sender::new(Arc::new(catalog)));
+        let store = Arc::new(Faulty::new(Arc::new(Memory::default())));
+        let handle = Handle::new(Parts {
+            config,
+            ledger,
+            catalog: catalog.subscribe(),
+            progress: progress.subscribe(),
+            reserve: Reserve::new(Arc::clone(&store) as _, 1, Floors::default()),
+            store: Arc::clone(&store) as _,
+            observer: observer.clone(),
+        });
+        Self { handle, observer, progress, catalog, store }
+    }
+}
+
+pub(super) const BOUNDS: Config = Config {
     connections: 4,
     database_share: 100.0,
     strategy: Order::Worth,
@@ -133,27 +169,8 @@ const BOUNDS: Config = Config {
 
 impl Works {
     fn start(config: Config, script: Box<Script>) -> Self {
-        let observer = Observer::default();
-        let mut ledger = Ledger::new(Epoch(1), 1, Stamp(0), 0);
-        let mut catalog = Catalog::default();
-        for name in ["p", "q"] {
-            let product = product(name);
-            ledger.product(name, Terms::of(&product), Default::default());
-            catalog.products.insert(name.into(), Slot::Ready { product, faults: vec![] });
-        }
-        let progress = Progress { epoch: Epoch(1), visible: Lsn(1), ..Progress::default() };
-        let (progress, catalog) =
-            (watch::Sender::new(progress), watch::Sender::new(Arc::new(catalog)));
-        let store = Arc::new(Memory::default());
-        let handle = Handle::new(Parts {
-            config,
-            ledger,
-            catalog: catalog.subscribe(),
-            progress: progress.subscribe(),
-            reserve: Reserve::new(Arc::clone(&store) as _, 1, Floors::default()),
-            store,
-            observer: observer.clone(),
-        });
+        let Stage { handle, observer, progress, catalog, .. } =
+            Stage::new(config, ["p", "q"].map(product));
         let played = Arc::new(Played {
             script,
             calls: Mutex::default(),
@@ -468,7 +485,7 @@ async fn a_program_that_takes_no_more_keeps_nobody_else_waiting() {
         let mut program = (*product("p")).clone();
         let means = Means::Exec { command: vec!["true".into()], workers: 1 };
         let timeout = Duration::from_secs(1);
-        let outside = Outside { means, timeout, depends: vec![], hidden: 0 };
+        let outside = Outside { means, timeout, depends: vec![], hidden: 0, made_of: vec![] };
         program.draft.recipe = Recipe::Outside(Box::new(outside));
         let slot = Slot::Ready { product: Arc::new(program), faults: vec![] };
         Arc::make_mut(catalog).products.insert("p".into(), slot);

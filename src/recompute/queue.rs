@@ -20,6 +20,8 @@ use crate::{change::Position, key::Key, pattern::Pattern};
 
 /// Of so many turns one is for what nobody waits for.
 const TURNS: u64 = 8;
+/// Keys that wait, looked at for those that agree with a pattern.
+const LOOKED_AT: usize = 1000;
 
 /// Which computation a waiter may join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,20 +187,19 @@ impl<W> Queue<W> {
         self.waiting.contains_key(key) || self.running.contains_key(key)
     }
 
-    /// Where the computation of a key that runs began.
-    #[must_use]
-    pub fn running_as_of(&self, key: &Key) -> Option<Position> {
-        self.running.get(key).map(|running| running.as_of)
+    /// All keys that are being computed, and where each began; nothing is known of one that was just taken.
+    pub fn all_running(&self) -> impl Iterator<Item = (&Key, Position)> {
+        self.running.iter().map(|(key, running)| (key, running.as_of))
     }
 
-    /// Keys that wait or are being computed and agree, at most so many.
+    /// Keys that wait or are being computed and agree, at most so many, of the first of those that wait.
     #[must_use]
     pub fn pending_of(&self, pattern: &Pattern, most: usize) -> Vec<Key> {
         let product = &*pattern.product;
-        // Most often none does.
-        let waiting = (self.waiting_of(product) > 0).then(|| self.waiting.keys());
-        let pending = self.running.keys().chain(waiting.into_iter().flatten());
-        let own = pending.filter(|key| key.product() == product && pattern.agrees(&key.values()));
+        let lines = self.lines.get(product).into_iter().flat_map(BTreeMap::values).flatten();
+        let waiting = lines.map(|(_, key)| key).take(LOOKED_AT);
+        let pending = self.running_of(product).chain(waiting);
+        let own = pending.filter(|key| self.is_pending(key) && pattern.agrees(&key.values()));
         own.take(most).cloned().collect()
     }
 

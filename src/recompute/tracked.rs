@@ -57,6 +57,8 @@ pub(super) enum Flag {
     Hot = 4,
     /// There is an entry.
     Kept = 8,
+    /// Others depend on it, and may not be marked durably for its last change.
+    Owes = 16,
 }
 
 /// Where the two bits begin that say which reading of a warm query named the key.
@@ -140,7 +142,13 @@ impl Tracked {
 
     /// Where its entry stands in the source's history; as far as nothing is known if there is none.
     pub(super) fn as_of(&self) -> Position {
-        Position::unpack(self.as_of)
+        if self.has_entry() { Position::unpack(self.as_of) } else { Position::default() }
+    }
+
+    /// What the last entry was exact as of and when it expires, also where it was let go of since.
+    pub(super) fn last(&self) -> Option<(Position, Option<SourceTime>)> {
+        let expires = (self.expires != NEVER).then_some(SourceTime(self.expires));
+        (self.as_of != 0).then(|| (Position::unpack(self.as_of), expires))
     }
 
     /// What the statement of its entry saw of the log.
@@ -218,7 +226,8 @@ impl Tracked {
         if self.has_entry() {
             kinds.remove(self.kind);
             self.set(Flag::Kept, false);
-            (self.as_of, self.bytes) = (0, 0);
+            // What it was exact as of stays: whoever saw it may still be at work.
+            self.bytes = 0;
         }
     }
 }

@@ -27,6 +27,7 @@ use super::{
     crew::Why,
     handle::Waiter,
     ledger::{Computed, Verdict},
+    linked::Seen,
     queue::{Claim, Want},
     turn::{Turn, answer},
 };
@@ -316,7 +317,7 @@ impl Worker {
         };
         self.handle.queue().begin(keys, as_of);
         let demands = match keys {
-            [key] => self.handle.demands(key, as_of),
+            [key] => self.handle.demands(product, key, as_of),
             _ => as_of,
         };
         let started = Instant::now();
@@ -411,24 +412,22 @@ impl Worker {
             return;
         }
         let Some(lease) = lease else {
-            return self.give(&key, context.uncached(body), body).await;
+            let expires = context.expires(&self.handle, &key);
+            return self.give(&key, context.uncached(body, expires), body).await;
         };
         let before = self.handle.seen_by_others(&key);
-        let verdict = self.handle.ledger().accept(&key, &context.computed(lease, body));
+        let expires = context.expires(&self.handle, &key);
+        let computed = context.computed(lease, body, expires);
+        let verdict = self.handle.ledger().accept(&key, &computed);
         match verdict {
             Verdict::Accepted { meta, changed, marked } => {
                 let fresh = Arc::new(Fresh { meta: *meta, body: body.clone(), cached: true });
                 let refreshed = Event::Refreshed { key: key.clone(), changed, marked };
                 self.handle.shared.observer.note(refreshed);
                 // Whoever saw the answer of before is marked before this one is durable.
-                let told = match changed {
-                    true => self.handle.tell_dependents(&key, before).await,
-                    false => Ok(()),
-                };
-                if let Err(error) = &told {
-                    tracing::warn!(%error, "marking what depends on an answer waits for the store");
-                }
-                if context.recorded && told.is_ok() {
+                let told = self.handle.tell_of_answer(&key, before, changed).await;
+                let as_of = fresh.meta.as_of;
+                if context.recorded && told && self.handle.is_marked(&key, as_of).await {
                     self.put(&key, &fresh).await;
                 }
                 self.answer(&key, Ok(fresh));
@@ -449,6 +448,8 @@ impl Worker {
             return;
         }
         let meta = self.surpass(key, meta).await;
+        let seen = Seen { as_of: meta.as_of, expires: meta.expires };
+        self.handle.tell_of_unkept(key, seen).await;
         let fresh = Arc::new(Fresh { meta, body: body.clone(), cached: false });
         for waiter in waiters {
             // A reader that has gone needs no answer.
@@ -528,7 +529,7 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn computed(&self, lease: Lease, body: &[u8]) -> Computed {
+    fn computed(&self, lease: Lease, body: &[u8], expires: Option<SourceTime>) -> Computed {
         let snapshot = self.ran.snapshot.as_ref();
         Computed {
             lease,
@@ -541,20 +542,23 @@ impl Context<'_> {
             fingerprint: self.product.fingerprint,
             shape: self.product.shape,
             digest: digest(body),
-            expires: self.expires(),
+            expires,
             cost_us: u32::try_from(self.cost.as_micros()).unwrap_or(u32::MAX),
             bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
         }
     }
 
-    fn expires(&self) -> Option<SourceTime> {
-        let expire =
-            i64::try_from(self.product.draft.policy.expire?.as_micros()).unwrap_or(i64::MAX);
-        Some(SourceTime(self.ran.time.0.saturating_add(expire)))
+    /// Its product's time is over, or that of what it depends on.
+    fn expires(&self, handle: &Handle, key: &Key) -> Option<SourceTime> {
+        let own = self.product.draft.policy.expire.map(|expire| {
+            let expire = i64::try_from(expire.as_micros()).unwrap_or(i64::MAX);
+            SourceTime(self.ran.time.0.saturating_add(expire))
+        });
+        handle.expires(key, own, self.ran.time)
     }
 
     /// An answer that is not kept: its version is the source's clock, or above what was issued.
-    fn uncached(&self, body: &[u8]) -> Meta {
+    fn uncached(&self, body: &[u8], expires: Option<SourceTime>) -> Meta {
         Meta {
             as_of: self.as_of,
             as_of_time: self.ran.time,
@@ -564,7 +568,7 @@ impl Context<'_> {
             digest: digest(body),
             version: u64::try_from(self.ran.time.0).unwrap_or(0),
             modified: self.ran.time,
-            expires: self.expires(),
+            expires,
             ..Meta::default()
         }
     }

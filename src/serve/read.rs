@@ -284,9 +284,10 @@ impl Read<'_> {
     /// What the entry answers now; a miss when its bytes are not to be had.
     async fn standing(&self, source: ReadSource) -> Option<Held> {
         let (standing, progress) = self.context.recompute.read(self.key)?;
-        // An entry of another definition stands in only where stale answers are served.
+        // An entry of another definition stands in only where stale answers are served, and meets no demand.
+        let demanded = self.demand.min_lsn.is_some() || self.demand.max_staleness.is_some();
         if standing.meta.fingerprint != self.product.fingerprint
-            && self.product.draft.policy.stale == Stale::Wait
+            && (demanded || self.product.draft.policy.stale == Stale::Wait)
         {
             return None;
         }

@@ -273,7 +273,7 @@ impl World {
             counter.set(counter.get() + 1);
             counter.get()
         };
-        let listed = joins(&state.matched, &wanted, |_| new_epoch, stamp);
+        let listed = joins(&state.matched, &wanted, |_| new_epoch, |_| BTreeSet::new(), stamp);
         *sequence = counter.get();
         listed.cells.iter().for_each(|cell| self.save(cell.clone()));
         listed

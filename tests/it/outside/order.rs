@@ -171,6 +171,51 @@ fn an_edit_below_reaches_programs_above() {
 }
 
 #[test]
+fn a_demand_is_not_met_by_an_answer_of_another_definition() {
+    run(async {
+        let (database, project) = levels("outside_redefined").await;
+        let kck = project.start().await;
+        let lsn = database.commit("update items set n = 1 where id = 1").await;
+        assert_eq!(kck.at_least("sum_of/1", &lsn).await.value(), json!(1));
+        let mut events = kck.observer.subscribe();
+        project.product(
+            "sum_of",
+            "/* kck\nresult = \"value\"\n*/\nselect (10 * sum(n))::bigint as sum from items where owner = :owner",
+        );
+        let loaded = |event: &Event| matches!(event, Event::ProductLoaded { product, .. } if product == "sum_of");
+        Kck::event(&mut events, loaded).await;
+        for _ in 0..3 {
+            assert_eq!(kck.at_least("sum_of/1", &lsn).await.value(), json!(10));
+        }
+        kck.stop().await;
+    });
+}
+
+#[test]
+fn an_edit_below_while_kck_is_stopped_reaches_programs_above() {
+    run(async {
+        let (_database, project) = levels("outside_stopped").await;
+        let now = |now: &str| std::fs::write(project.folder.0.join("now"), now).unwrap();
+        let clock = |arguments: &[&str]| {
+            let text = command(&project, arguments);
+            let clock = format!("{text}params = {{ owner = \"bigint\" }}\nrefresh = []");
+            project.recipe("clock", &clock);
+        };
+        let depends = "depends = [{ product = \"clock\", match = { owner = \"owner\" } }]";
+        let text = command(&project, &[]);
+        let beside = format!("{text}params = {{ owner = \"int\" }}\n{depends}");
+        project.recipe("beside", &beside);
+        for (n, arguments) in [(1, &[][..]), (2, &["", "2"]), (3, &["", "3"])] {
+            now(&n.to_string());
+            clock(arguments);
+            let kck = project.start_unjoined().await;
+            kck.kept("beside/1", &json!(10 + n)).await;
+            kck.stop().await;
+        }
+    });
+}
+
+#[test]
 fn programs_of_one_command_do_not_wait_for_each_other_for_ever() {
     run(async {
         // One request at once, and no more than one program is asked for.
