@@ -161,13 +161,13 @@ fn keys_go_one_by_one_where_batches_lose() {
                 }
                 next += 20;
                 let shown = shown(&kck, "jobs_of").await;
-                if shown["form"] == "singles" {
-                    return shown;
+                // A trial of batches may be on just now.
+                if shown["form"] == "singles" && shown["keys"] == 1 {
+                    return;
                 }
             }
         };
-        let shown = tokio::time::timeout(TIMEOUT, asked).await.expect("singles are found to win");
-        assert_eq!(shown["keys"], json!(1), "{shown}");
+        tokio::time::timeout(TIMEOUT, asked).await.expect("singles are found to win");
         let metrics = String::from_utf8(kck.get("/metrics").await.body.to_vec()).unwrap();
         let gauge = "kck_statement_keys{product=\"jobs_of\"} 1\n";
         assert!(metrics.contains(gauge), "{metrics}");

@@ -56,7 +56,8 @@ fn key(name: &str) -> Key {
 }
 
 fn entry(stamp: u64, bytes: usize) -> Entry {
-    let meta = Meta { stamp: Stamp(stamp), ..Meta::default() };
+    let length = u32::try_from(bytes).unwrap();
+    let meta = Meta { stamp: Stamp(stamp), bytes: length, ..Meta::default() };
     Entry { meta, body: Bytes::from(vec![b'x'; bytes]) }
 }
 
