@@ -118,17 +118,17 @@ impl Links {
     /// Which keys another answer of this key concerns.
     #[must_use]
     pub fn dependents(&self, key: &Key) -> Vec<Pattern> {
-        let links = self.down.get(key.product()).into_iter().flatten();
+        let Some(links) = self.down.get(key.product()) else { return Vec::new() };
         let values = key.values();
-        links.filter(|link| link.by_entry).map(|link| link.pattern(&values)).collect()
+        links.iter().filter(|link| link.by_entry).map(|link| link.pattern(&values)).collect()
     }
 
     /// What must be there before this key is computed, so that it is computed once.
     #[must_use]
     pub fn needs(&self, key: &Key) -> Vec<Need> {
-        let links = self.up.get(key.product()).into_iter().flatten();
+        let Some(links) = self.up.get(key.product()) else { return Vec::new() };
         let values = key.values();
-        links.map(|link| link.need(&values)).collect()
+        links.iter().map(|link| link.need(&values)).collect()
     }
 
     /// Whether this product says that it depends on others.

@@ -110,16 +110,11 @@ impl Handle {
         before: Option<Seen>,
         changed: bool,
     ) -> bool {
-        if !self.has_dependents(key) {
+        if !(changed || self.ledger().owes_marks(key)) || !self.has_dependents(key) {
             return true;
         }
-        {
-            let mut ledger = self.ledger();
-            if !changed && !ledger.owes_marks(key) {
-                return true;
-            }
-            ledger.owe_marks(key, true);
-        }
+        // Whatever ends this before they are durable.
+        self.ledger().owe_marks(key, true);
         match self.tell(&[(key.clone(), before)], Whom::All).await {
             Ok(()) => {
                 self.ledger().owe_marks(key, false);
@@ -213,13 +208,13 @@ impl Handle {
     /// what is being computed may not have come to that.
     pub(super) async fn is_marked(&self, key: &Key, as_of: Position) -> bool {
         let Some(links) = self.shared.links.get() else { return true };
+        let Some(mark) = self.ledger().own_mark(key).filter(|mark| as_of < *mark) else {
+            return true;
+        };
         let (keys, patterns) = (links.needs)(key);
         if keys.is_empty() && patterns.is_empty() {
             return true;
         }
-        let Some(mark) = self.ledger().own_mark(key).filter(|mark| as_of < *mark) else {
-            return true;
-        };
         let written = self.shared.store.mark(&[(key.clone(), mark)]).await;
         if let Err(error) = &written {
             tracing::warn!(%error, product = key.product(), "an answer was not kept");
