@@ -1,6 +1,6 @@
 //! Exec: keys → answers of programs that are kept running.
 //!
-//! Products with the same command share a [`pool::Pool`]; a pool starts, asks and ends its [`program::Program`]s, and
+//! Products with the same command share a [`pool::Pool`]; a pool starts, asks and ends its programs, and
 //! [`protocol`] has what is said between kck and them. Each program runs under `kck guard`, so that nothing of it
 //! outlives kck.
 //!
