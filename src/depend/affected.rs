@@ -436,10 +436,10 @@ mod tests {
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::change::{self, Old};
-    use crate::depend::{
-        fixture,
-        rule::{Binding, Column, Reach, Rule, Rules, TableRules},
+    use crate::{
+        change::{self, Old},
+        depend::rule::{Binding, Column, Reach, Rule, Rules, TableRules},
+        product::fixture,
     };
 
     const TABLE: TableId = TableId(7);

@@ -223,9 +223,9 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::depend::{
-        fixture,
-        rule::{Binding, Column, TableRules},
+    use crate::{
+        depend::rule::{Binding, Column, TableRules},
+        product::fixture,
     };
 
     fn direct(column: &str) -> Rule {

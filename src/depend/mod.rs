@@ -11,8 +11,6 @@ mod affected;
 mod analysis;
 mod explain;
 pub mod firm;
-#[cfg(test)]
-mod fixture;
 mod graph;
 pub mod links;
 pub mod lookup;

@@ -28,6 +28,8 @@ mod compose;
 mod depends;
 pub mod file;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod parameter;
 pub mod parse;
 pub mod policy;

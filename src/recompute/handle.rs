@@ -256,10 +256,9 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Arc<Fresh>, Error> {
         let (waiter, answer) = oneshot::channel();
-        let outside = self.is_outside(key.product());
         {
             let mut queue = self.queue();
-            if outside && queue.waiting_of(key.product()) >= self.shared.config.queued_outside() {
+            if self.fills_its_part(&queue, key.product()) {
                 return Err(Error::Overloaded);
             }
             let asked = queue.ask(key, want, waiter, Instant::now());
@@ -291,6 +290,11 @@ impl Handle {
             Some(Slot::Ready { product, .. }) => !product.draft.recipe.is_sql(),
             _ => false,
         }
+    }
+
+    /// Whether a product whose answers are made by others has as many keys in the queue as one may.
+    pub(super) fn fills_its_part(&self, queue: &Queue<Waiter>, product: &str) -> bool {
+        queue.waiting_of(product) >= self.shared.config.queued_outside() && self.is_outside(product)
     }
 
     /// Why a product that is not in SQL gave no answer when it was last asked.

@@ -92,6 +92,10 @@ impl Keys {
         self.records.get(number)
     }
 
+    pub(super) fn at_mut(&mut self, number: Number) -> Option<&mut Tracked> {
+        self.records.get_mut(number)
+    }
+
     /// A key's entry.
     pub(super) fn meta(&self, key: &Key) -> Option<Meta> {
         self.get(key)?.meta(&self.kinds)
@@ -103,14 +107,7 @@ impl Keys {
     }
 
     /// This is the key's entry from now on.
-    pub(super) fn keep(&mut self, key: &Key, meta: &Meta) {
-        if let Some(number) = self.number(key) {
-            self.keep_at(number, meta);
-        }
-    }
-
-    /// The same, of a key by its number.
-    pub(super) fn keep_at(&mut self, number: Number, meta: &Meta) {
+    pub(super) fn keep(&mut self, number: Number, meta: &Meta) {
         let Self { records, kinds, bytes, .. } = self;
         if let Some(tracked) = records.get_mut(number) {
             let before = tracked.bytes();
@@ -385,8 +382,10 @@ mod tests {
                     assert!(keys.get(&key(n)).is_none());
                 }
                 Step::Keep(n, size) => {
-                    keys.keep(&key(n), &Meta { bytes: size, ..Meta::default() });
-                    if model.contains(&key(n)) {
+                    let number = keys.number(&key(n));
+                    assert_eq!(number.is_some(), model.contains(&key(n)));
+                    if let Some(number) = number {
+                        keys.keep(number, &Meta { bytes: size, ..Meta::default() });
                         bytes.insert(n, u64::from(size));
                     }
                 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Handle,
     outside::{Permit, Recipes},
-    worker::Worker,
+    worker::{Worker, past, sooner},
 };
 use crate::{
     observe::Event,
@@ -32,16 +32,10 @@ pub async fn run(handle: Handle, recipes: Arc<Recipes>, shutdown: CancellationTo
         let recipes = Arc::clone(&lane.recipes);
         let asked = handle.shared.asked_outside.notified();
         let until = lane.start();
-        let later = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = asked => {}
             () = recipes.freed.notified() => {}
-            () = later => {}
+            () = past(until) => {}
             Some(ended) = lane.running.join_next() => {
                 if let Err(why) = ended {
                     handle.shared.observer.note(Event::WorkerDied { why: why.to_string() });
@@ -77,13 +71,13 @@ impl Lane {
             queue.candidates_in(now, rest_first)
         };
         let due = self.handle.queue().due();
-        let mut wait = [due, held].into_iter().flatten().min();
+        let mut wait = sooner(due, held);
         for candidate in candidates {
             let Some(product) = self.product(&candidate.product) else { continue };
             if !candidate.urgent
                 && let Some(until) = self.handle.crew().rests.until(product.name(), now)
             {
-                wait = [wait, Some(until)].into_iter().flatten().min();
+                wait = sooner(wait, Some(until));
                 continue;
             }
             loop {
@@ -100,7 +94,7 @@ impl Lane {
                         });
                     }
                     Err(later) => {
-                        wait = [wait, later].into_iter().flatten().min();
+                        wait = sooner(wait, later);
                         break;
                     }
                 }

@@ -255,7 +255,7 @@ impl Ledger {
         tracked.set(Flag::Doubtful, doubtful);
         let number = self.enlist(tracked);
         if let Some(meta) = &entry {
-            self.keys.keep_at(number, meta);
+            self.keys.keep(number, meta);
         }
         doubtful.then_some((key, stamp))
     }
@@ -367,9 +367,7 @@ impl Ledger {
     ) -> Vec<(Key, Position)> {
         let mut marks = Vec::new();
         for (pattern, at) in touched {
-            let found = self.patterns.find(pattern, &self.keys);
-            let key = |number: &Number| Some(self.keys.at(*number)?.key().clone());
-            let keys: Vec<Key> = found.iter().filter_map(key).collect();
+            let keys = self.agreeing([pattern]);
             marks.extend(self.mark(keys.iter().map(|key| (key, at))));
         }
         marks
@@ -446,7 +444,8 @@ impl Ledger {
         let (epoch, connection, floor) = (self.epoch, self.connection, self.floor);
         let version_floor = self.version_floor;
         let Some(product) = self.products.get(key.product()) else { return Verdict::Void };
-        let Some(tracked) = self.keys.get(key) else { return Verdict::Void };
+        let Some(number) = self.keys.number(key) else { return Verdict::Void };
+        let Some(tracked) = self.keys.at(number) else { return Verdict::Void };
         if tracked.lease() != computed.lease
             || computed.as_of.epoch != epoch
             || computed.connection != connection
@@ -478,8 +477,8 @@ impl Ledger {
         );
         let stamp = computed.snapshot.max(tracked.stamp.next()).max(floor.next());
         let meta = computed.meta(stamp, version, modified);
-        self.keys.keep(key, &meta);
-        if let Some(tracked) = self.keys.get_mut(key) {
+        self.keys.keep(number, &meta);
+        if let Some(tracked) = self.keys.at_mut(number) {
             tracked.stamp = stamp;
             tracked.set(Flag::Doubtful, false);
             tracked.set(Flag::Hot, false);

@@ -93,6 +93,12 @@ impl Handle {
         ranked
     }
 
+    /// What a key depends on; `None` where that is nothing.
+    fn needs(&self, key: &Key) -> Option<Needs> {
+        let needs = (self.shared.links.get()?.needs)(key);
+        (!(needs.0.is_empty() && needs.1.is_empty())).then_some(needs)
+    }
+
     fn has_dependents(&self, key: &Key) -> bool {
         self.shared.links.get().is_some_and(|links| !(links.dependents)(key).is_empty())
     }
@@ -175,14 +181,10 @@ impl Handle {
     /// What a key that is computed from now on demands of the products that it reads; `as_of` is V. While one of those
     /// waits for V, what it reads may be older than its mark, and the key is marked with it.
     pub(super) fn demands(&self, product: &Product, key: &Key, as_of: Position) -> Position {
-        let Some(links) = self.shared.links.get() else { return as_of };
-        let (keys, patterns) = (links.needs)(key);
-        if keys.is_empty() && patterns.is_empty() {
-            return as_of;
-        }
+        let Some((keys, patterns)) = self.needs(key) else { return as_of };
         let (newest, raised) = {
             let mut ledger = self.ledger();
-            let some = ledger.agreeing(&patterns).into_iter().map(|(key, _)| key);
+            let some = ledger.agreeing(&patterns);
             let whole = patterns.iter().map(|pattern| Key::new(&pattern.product, []));
             let all: Vec<Key> = keys.into_iter().chain(some).chain(whole).collect();
             let newest = all.iter().map(|key| ledger.mark_of(key)).max().unwrap_or(as_of);
@@ -207,12 +209,10 @@ impl Handle {
     /// Whether an entry of a key may be made durable: a mark above it is, of one that depends on others. Whoever marks
     /// what is being computed may not have come to that.
     pub(super) async fn is_marked(&self, key: &Key, as_of: Position) -> bool {
-        let Some(links) = self.shared.links.get() else { return true };
         let Some(mark) = self.ledger().own_mark(key).filter(|mark| as_of < *mark) else {
             return true;
         };
-        let (keys, patterns) = (links.needs)(key);
-        if keys.is_empty() && patterns.is_empty() {
+        if self.needs(key).is_none() {
             return true;
         }
         let written = self.shared.store.mark(&[(key.clone(), mark)]).await;
@@ -229,13 +229,9 @@ impl Handle {
         own: Option<SourceTime>,
         began: SourceTime,
     ) -> Option<SourceTime> {
-        let Some(links) = self.shared.links.get() else { return own };
-        let (keys, patterns) = (links.needs)(key);
-        if keys.is_empty() && patterns.is_empty() {
-            return own;
-        }
+        let Some((keys, patterns)) = self.needs(key) else { return own };
         let mut ledger = self.ledger();
-        let some = ledger.agreeing(&patterns).into_iter().map(|(key, _)| key);
+        let some = ledger.agreeing(&patterns);
         let all: Vec<Key> = keys.into_iter().chain(some).collect();
         let theirs = all.iter().filter_map(|key| ledger.standing(key)?.meta.expires);
         // What had expired before could not be read.
@@ -265,8 +261,7 @@ impl Handle {
 
     /// Holds a stale key while it must wait for others, which are queued; whether it does.
     pub(super) fn hold(&self, key: &Key, not_before: Option<Instant>) -> bool {
-        let Some(links) = self.shared.links.get() else { return false };
-        let (keys, patterns) = (links.needs)(key);
+        let Some((keys, patterns)) = self.needs(key) else { return false };
         let mut on: HashSet<Key> = keys.into_iter().filter(|need| self.goes_first(need)).collect();
         for pattern in &patterns {
             on.extend(self.queue().pending_of(pattern, NEEDS_MAX));
@@ -431,17 +426,17 @@ struct Judged {
 }
 
 impl Ledger {
-    /// The tracked keys that agree with any of these patterns, and what their entries are exact as of.
-    pub fn agreeing(&mut self, patterns: &[Pattern]) -> Vec<(Key, Option<Position>)> {
+    /// The tracked keys that agree with any of these patterns, each once.
+    pub(super) fn agreeing<'a>(
+        &mut self,
+        patterns: impl IntoIterator<Item = &'a Pattern>,
+    ) -> Vec<Key> {
         let mut found = BTreeSet::new();
         for pattern in patterns {
             found.extend(self.patterns.find(pattern, &self.keys));
         }
-        let as_of = |number| {
-            let tracked = self.keys.at(number)?;
-            Some((tracked.key().clone(), tracked.has_entry().then(|| tracked.as_of())))
-        };
-        found.into_iter().filter_map(as_of).collect()
+        let key = |number| Some(self.keys.at(number)?.key().clone());
+        found.into_iter().filter_map(key).collect()
     }
 
     /// What others may have seen of a key, also where its answer was let go of since.
@@ -540,7 +535,7 @@ impl Ledger {
         }
         for (pattern, seen) in patterns {
             let keys = next.entry((links.rank)(&pattern.product)).or_default();
-            for (key, _) in self.agreeing(std::slice::from_ref(&pattern)) {
+            for key in self.agreeing([&pattern]) {
                 join(keys.entry(key).or_default(), seen);
             }
         }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -18,11 +17,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
-    description::{Description, Mentions, Question},
-    entry::{Fingerprint, Stamp},
+    entry::Stamp,
     key::Key,
     observe::{Counter, Observer},
-    product::{Catalog, Draft, Eager, Means, Outside, Policy, Product, Recipe, Slot},
+    product::{Catalog, Eager, Means, Outside, Product, Recipe, Slot, fixture},
     progress::Progress,
     store::{faulty::Faulty, memory::Memory},
 };
@@ -94,29 +92,7 @@ struct Works {
 }
 
 pub(super) fn product(name: &str) -> Arc<Product> {
-    Arc::new(Product {
-        draft: Draft {
-            name: name.into(),
-            file: PathBuf::new(),
-            policy: Policy::default(),
-            question: Question {
-                parameters: vec![],
-                pieces: vec![String::new()],
-                holes: vec![],
-                mentions: Some(Mentions::default()),
-                offset: 0,
-                parts: vec![],
-            },
-            calls: vec![],
-            recipe: Recipe::Sql,
-            text: String::new(),
-        },
-        parameters: vec![],
-        description: Description::default(),
-        fingerprint: Fingerprint::default(),
-        shape: Fingerprint::default(),
-        by_time: false,
-    })
+    fixture::product(name, 0, "")
 }
 
 /// What workers work on.

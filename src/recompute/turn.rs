@@ -12,11 +12,11 @@ use super::{Error, Fresh, Handle, budget::Ticket, crew::Why, queue::Claim};
 
 /// See the module.
 pub(super) struct Turn<'w> {
-    pub(super) handle: &'w Handle,
+    handle: &'w Handle,
     pub(super) claim: Claim,
     /// What it takes of the source's budget, and its place among those who do; neither where the source has no part.
-    pub(super) held: Option<(Ticket, u64)>,
-    pub(super) began: Instant,
+    held: Option<(Ticket, u64)>,
+    began: Instant,
     /// The keys of the statement that executes.
     pub(super) executing: Vec<Key>,
     /// How long the source was at work; what was lost on the way to it was not its time. `None` until that is known.
@@ -40,9 +40,14 @@ impl Drop for Turn<'_> {
 }
 
 impl<'w> Turn<'w> {
-    /// The turn of keys that others than the source answer.
-    pub(super) fn outside(handle: &'w Handle, claim: Claim, began: Instant) -> Self {
-        Self { handle, claim, held: None, began, executing: Vec::new(), spent: None }
+    /// It begins.
+    pub(super) fn new(
+        handle: &'w Handle,
+        claim: Claim,
+        held: Option<(Ticket, u64)>,
+        began: Instant,
+    ) -> Self {
+        Self { handle, claim, held, began, executing: Vec::new(), spent: None }
     }
 
     /// The keys that were being computed go alone from now on, so that one of them that does this again does it to itself

@@ -83,9 +83,7 @@ impl Handle {
         for some in keys.chunks(AT_ONCE) {
             let mut queue = self.queue();
             for (key, stale) in some {
-                let room = self.shared.config.queued_outside();
-                let full =
-                    queue.waiting_of(key.product()) >= room && self.is_outside(key.product());
+                let full = self.fills_its_part(&queue, key.product());
                 if full || queue.refresh(key, *stale).is_err() {
                     left.push(*key);
                 }

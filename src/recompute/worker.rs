@@ -76,6 +76,19 @@ impl Handle {
     }
 }
 
+/// Returns at that time; never without one.
+pub(super) async fn past(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whichever comes first.
+pub(super) fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
 /// Computes batches.
 pub(super) struct Worker {
     handle: Handle,
@@ -97,7 +110,7 @@ impl Worker {
 
     /// Answers keys in which the source has no part.
     pub(super) async fn take_turn(&self, claim: Claim, now: Instant) {
-        let mut turn = Turn::outside(&self.handle, claim, now);
+        let mut turn = Turn::new(&self.handle, claim, None, now);
         turn.spent = Some(self.batch(&mut turn).await);
     }
 
@@ -115,15 +128,9 @@ impl Worker {
                     turn.spent = Some(spent);
                 }
                 Next::Wait(until) => {
-                    let later = async {
-                        match until {
-                            Some(until) => tokio::time::sleep_until(until.into()).await,
-                            None => std::future::pending().await,
-                        }
-                    };
                     tokio::select! {
                         () = asked => {}
-                        () = later => {}
+                        () = past(until) => {}
                         () = shutdown.cancelled() => return,
                     }
                 }
@@ -137,9 +144,6 @@ impl Worker {
         let alone = self.handle.shared.catalog.borrow().products.len() <= 1;
         let mut queue = self.handle.queue();
         let mut wait = queue.due();
-        let sooner = |wait: Option<Instant>, then: Instant| {
-            Some(wait.map_or(then, |wait: Instant| wait.min(then)))
-        };
         for candidate in queue.candidates(now) {
             let product = &candidate.product;
             // Those have a lane of their own.
@@ -152,7 +156,7 @@ impl Worker {
             if !candidate.urgent
                 && let Some(until) = crew.rests.until(product, now)
             {
-                wait = sooner(wait, until);
+                wait = sooner(wait, Some(until));
                 continue;
             }
             // Whoever leaves a place says so.
@@ -164,16 +168,13 @@ impl Worker {
                     let claim = queue.take(&candidate, plan.keys, now);
                     let ticket = budget.begin(product, plan.estimate, now);
                     let place = crew.places.enter(product, plan.estimate, now);
-                    let (handle, spent) = (&self.handle, None);
-                    let (began, executing) = (now, Vec::new());
                     let held = Some((ticket, place));
-                    let turn = Turn { handle, claim, held, began, executing, spent };
-                    return Next::Batch(turn);
+                    return Next::Batch(Turn::new(&self.handle, claim, held, now));
                 }
                 Err(refusal) => {
                     self.handle.shared.observer.count(Counter::OverBudget, 1);
                     let (Refusal::All(later) | Refusal::Product(later)) = refusal;
-                    wait = sooner(wait, later);
+                    wait = sooner(wait, Some(later));
                     // What is worth less and takes less would take every bit of room that comes free.
                     if let Refusal::All(_) = refusal {
                         break;
@@ -259,7 +260,10 @@ impl Worker {
         let mut is_noted = false;
         for key in keys {
             let waiters = self.handle.finish(key);
-            if waiters.is_empty() {
+            if waiters.is_empty()
+                || self.handle.is_watched(key)
+                || self.handle.ledger().is_warm(key)
+            {
                 self.handle.queue_refresh(key, None);
             }
             if !(waiters.is_empty() && is_noted) {
@@ -270,9 +274,6 @@ impl Worker {
             for waiter in waiters {
                 // A reader that has gone needs no answer.
                 drop(waiter.send(Err(Error::SourceUnavailable(why.to_owned()))));
-            }
-            if self.handle.is_watched(key) || self.handle.ledger().is_warm(key) {
-                self.handle.queue_refresh(key, None);
             }
         }
     }

@@ -10,9 +10,9 @@ use proptest::{prelude::*, sample::Index};
 
 use super::*;
 use crate::{
-    depend::{Binding, Is, Test, fixture},
+    depend::{Binding, Is, Test},
     description::{Comparison, Function, OutputColumn, Type},
-    product::Policy,
+    product::{Policy, fixture},
 };
 
 /// What one server says of the fixtures' schema and cases.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 use super::{
-    Index, Matcher, analyse, fixture,
+    Index, Matcher, analyse,
     pending::{Group, Pending},
     settle::Settle,
 };
@@ -24,6 +24,7 @@ use crate::{
     change::{Lsn, Snapshot, SourceTime, Transaction, Xid},
     description::Description,
     key::Key,
+    product::fixture,
 };
 use evaluate::Asked;
 use generate::Case;

@@ -1,14 +1,14 @@
-//! A name, parameters p1, p2, … and SQL → a product, for the tests of this folder.
+//! A name, parameters p1, p2, … and SQL → a product, for tests that look at what is done with one.
 
 use std::{path::PathBuf, sync::Arc};
 
+use super::{Draft, Policy, Product, Recipe};
 use crate::{
     description::{Description, Mentions, ParameterSpec, Question},
     entry::Fingerprint,
-    product::{Draft, Policy, Product, Recipe},
 };
 
-pub(super) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> {
+pub(crate) fn product(name: &str, parameters: usize, sql: &str) -> Arc<Product> {
     let parameter = |number| ParameterSpec {
         name: format!("p{number}"),
         type_name: None,
