@@ -1,4 +1,5 @@
-//! Runs processes: statements as they stand in a file, on a connection of their own that may write.
+//! Runs processes: statements as they stand in a file, on a connection of their own that may write; and locks those
+//! that others run.
 //!
 //! Invariant: of one process of one slot nothing runs twice at once, whichever kck began it and whatever became of that:
 //! the connection holds a lock of the server's, which is free when the server has done with it.
@@ -12,20 +13,29 @@ use crate::process::Outcome;
 
 /// How much later than it was told to give up a run may be heard of before its connection counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
-/// A small question before the run.
+/// A small question before the run, or during it.
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
+/// How often a connection that only holds a lock is asked whether it is there.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
 /// So much of what the server said is remembered.
 const WHY_CHARS: usize = 300;
 /// A statement was given up as somebody asked.
 const CANCELED: &str = "57014";
 
-/// What is run.
+/// Which process.
 #[derive(Debug, Clone, Copy)]
-pub struct Script<'a> {
-    /// The process's name.
+pub struct Which<'a> {
+    /// Its name.
     pub name: &'a str,
     /// Processes of one name of another slot are others.
     pub slot: &'a str,
+}
+
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Script<'a> {
+    /// What it is a run of.
+    pub of: Which<'a>,
     /// One text: one transaction, unless it is a single statement that makes its own.
     pub text: &'a str,
     /// It is given up after this.
@@ -65,16 +75,59 @@ async fn begin(
     let client = source.connect("process", &[("statement_timeout", &limit)]).await?;
     // A server that can (from 14 on, on most systems) gives up what runs for a kck that is gone.
     drop(super::within(ASKED_WITHIN, watched(&client)).await);
+    Ok(super::within(ASKED_WITHIN, locks(&client, script.of)).await?.then_some(client))
+}
+
+/// Whether the connection has the lock now.
+async fn locks(client: &tokio_postgres::Client, of: Which<'_>) -> Result<bool, Error> {
     let sql =
         "select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext($1), pg_catalog.hashtext($2))";
-    let slot = format!("kck process {}", script.slot);
-    let asked = async {
-        let row = client.query_one(sql, &[&slot, &script.name]).await;
-        row.and_then(|row| row.try_get::<_, bool>(0))
-            .map_err(|error| Error::from_postgres("lock the process", error))
+    let slot = format!("kck process {}", of.slot);
+    let row = client.query_one(sql, &[&slot, &of.name]).await;
+    row.and_then(|row| row.try_get::<_, bool>(0))
+        .map_err(|error| Error::from_postgres("lock the process", error))
+}
+
+/// Does what is not in SQL while the process's lock is held. It is given up where the lock may be lost, and when `stop`
+/// is cancelled.
+pub async fn locked(
+    source: &Source,
+    of: Which<'_>,
+    does: impl Future<Output = Outcome>,
+    stop: &CancellationToken,
+) -> Outcome {
+    let begun = async {
+        let client = source.connect("process", &[]).await?;
+        Ok(super::within(ASKED_WITHIN, locks(&client, of)).await?.then_some(client))
     };
-    let locked = super::within(ASKED_WITHIN, asked).await?;
-    Ok(locked.then_some(client))
+    let runs = async {
+        match begun.await {
+            Ok(Some(client)) => tokio::select! {
+                outcome = does => outcome,
+                error = lost(&client) => Outcome::Unknown { why: describe_chain(&error) },
+            },
+            Ok(None) => Outcome::Overlapped,
+            Err(error) => not_begun(&error),
+        }
+    };
+    tokio::select! {
+        outcome = runs => outcome,
+        () = stop.cancelled() => Outcome::Interrupted,
+    }
+}
+
+/// Returns when a connection is not heard of any more, long before its server gives it up.
+async fn lost(client: &tokio_postgres::Client) -> Error {
+    loop {
+        tokio::time::sleep(ASKED_EVERY).await;
+        let asked = async {
+            let said = client.simple_query("select").await;
+            said.map_err(|error| Error::from_postgres("hold the lock of a process", error))
+        };
+        if let Err(error) = super::within(ASKED_WITHIN, asked).await {
+            return error;
+        }
+    }
 }
 
 async fn watched(client: &tokio_postgres::Client) -> Result<(), Error> {

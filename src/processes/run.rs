@@ -31,19 +31,17 @@ pub(super) async fn run(
 ) -> End {
     let began = Instant::now();
     let (name, timeout) = (process.name(), process.timeout);
+    let of = postgres::process::Which { name, slot: &parts.names.slot };
     let outcome = match &process.work {
         Work::Sql { text, .. } => {
-            let script = postgres::process::Script { name, slot: &parts.names.slot, text, timeout };
+            let script = postgres::process::Script { of, text, timeout };
             postgres::process::run(&parts.source, script, stop).await
         }
         Work::Outside(means) => {
             let as_of = parts.progress.borrow().as_of();
-            let of = Of::Process(name.to_owned());
-            let ask = Ask { of, params: BTreeMap::new(), as_of };
-            tokio::select! {
-                outcome = outside(recipes, means, &ask, timeout) => outcome,
-                () = stop.cancelled() => Outcome::Interrupted,
-            }
+            let ask = Ask { of: Of::Process(name.to_owned()), params: BTreeMap::new(), as_of };
+            let does = outside(recipes, means, &ask, timeout);
+            postgres::process::locked(&parts.source, of, does, stop).await
         }
     };
     End { took: Some(began.elapsed()), outcome }

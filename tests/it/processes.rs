@@ -326,6 +326,80 @@ fn files_of_processes_are_taken_up_while_kck_runs() {
     });
 }
 
+/// Writes when it began and ended, by a clock that nobody sets.
+const SPAN: &str = "/* kck\nevery = \"1s\"\n*/\nwith began as materialized (select clock_timestamp() as at, pg_sleep(0.1)) insert into spans (began, ended) select at, clock_timestamp() from began";
+
+/// The clock of a database, as kck asks it, is as far ahead as its table says.
+const CLOCK: &str = "
+create table spans (id bigserial primary key, began timestamptz, ended timestamptz);
+create table clock (ahead interval not null);
+insert into clock values ('0');
+set allow_system_table_mods = on;
+alter function pg_catalog.statement_timestamp() rename to statement_timestamp_of_the_system;
+create function pg_catalog.statement_timestamp() returns timestamptz language sql stable as
+    'select pg_catalog.statement_timestamp_of_the_system() + ahead from public.clock'";
+
+/// The ticks that were run, and their numbers, the oldest first.
+async fn ticks(kck: &Kck, want: impl Fn(&[(u64, String)]) -> bool) -> Vec<(u64, String)> {
+    let of = |process: &Value| {
+        let runs = process["history"].as_array().unwrap().iter().rev();
+        let one = |run: &Value| {
+            Some((run["run"].as_u64()?, run["due"].as_str().unwrap_or_default().to_owned()))
+        };
+        runs.filter_map(one).collect::<Vec<_>>()
+    };
+    of(&shown(kck, "span", |process| want(&of(process))).await)
+}
+
+/// Whether, of what was run, exactly one tick is not after the one before by what `is` says.
+fn one_step(ticks: &[(u64, String)], is: impl Fn(&str, &str) -> bool) -> bool {
+    ticks.windows(2).filter(|pair| is(&pair[0].1, &pair[1].1)).count() == 1
+}
+
+/// The hour of a tick tells before from after a clock that was put forward by three.
+fn other_hour(one: &str, other: &str) -> bool {
+    let hour = |tick: &str| tick[11..13].parse::<i64>().unwrap();
+    (hour(other) - hour(one)).rem_euclid(24) >= 2
+}
+
+/// Goal: a clock that jumps makes no two runs at once, no storm of runs, and no standstill. Method: the source's clock
+/// is put three hours forward, back again, and back by a little, under a process that runs every second.
+#[test]
+fn a_clock_that_jumps_runs_each_tick_once() {
+    run(async {
+        let (database, project) = project("processes_clock", &[("span", SPAN)]).await;
+        database.run(CLOCK).await;
+        let kck = project.start().await;
+        ticks(&kck, |ticks| ticks.len() >= 2).await;
+        database.run("update clock set ahead = '3 hours'").await;
+        let jumped = |ticks: &[(u64, String)]| one_step(ticks, other_hour);
+        let forward = ticks(&kck, |ticks| {
+            jumped(ticks) && !other_hour(&ticks[ticks.len() - 3].1, &ticks[ticks.len() - 1].1)
+        })
+        .await;
+        assert!(forward.is_sorted_by(|one, other| one.1 < other.1), "{forward:?}");
+        database.run("update clock set ahead = '0'").await;
+        let before = forward.last().unwrap().1.clone();
+        let back = ticks(&kck, |ticks| ticks.last().unwrap().1 < before).await;
+        assert!(one_step(&back, |one, other| one >= other), "{back:?}");
+        let before = back.last().unwrap().clone();
+        database.run("update clock set ahead = '-4 seconds'").await;
+        let little = ticks(&kck, |ticks| ticks[ticks.len() - 1].0 > before.0 + 2).await;
+        let after = little.iter().filter(|tick| tick.0 >= before.0);
+        let after: Vec<&String> = after.map(|tick| &tick.1).collect();
+        assert!(after.is_sorted_by(|one, other| one < other), "{after:?}");
+        for all in [&forward, &back, &little] {
+            assert!(all.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0), "{all:?}");
+        }
+        let overlaps = "select count(*) from spans one join spans other on one.id < other.id and other.began < one.ended";
+        assert_eq!(database.one(overlaps).await, 0);
+        let runs = i64::try_from(little.last().unwrap().0).unwrap();
+        let written = database.one("select count(*) from spans").await;
+        assert!((runs - 1..=runs + 1).contains(&written), "{written} of {runs}");
+        kck.stop().await;
+    });
+}
+
 #[test]
 fn commands_list_run_and_check_processes() {
     run(async {

@@ -73,9 +73,36 @@ impl Drop for Permit {
     }
 }
 
+/// A program that has a request. One whose answer nobody waits for any more is ended with what it does.
+struct Placed {
+    program: Arc<Program>,
+    over: bool,
+}
+
+impl Placed {
+    /// Of a program that has been told of it.
+    fn on(program: Arc<Program>) -> Self {
+        Self { program, over: false }
+    }
+
+    /// It has answered, or never will.
+    fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.program.leave();
+        if !self.over {
+            self.program.kill("whoever asked it has given up");
+        }
+    }
+}
+
 /// What to do about a request.
 enum Place {
-    On(Arc<Program>),
+    On(Placed),
     /// Until something changes, or this.
     Wait(Option<Instant>),
 }
@@ -139,14 +166,15 @@ impl Pool {
         let tries = if matches!(ask.of, Of::Product(_)) { TRIES } else { 1 };
         let mut lost = String::new();
         for _ in 0..tries {
-            let program = self.place(placed_by, within).await?;
+            let placed = self.place(placed_by, within).await?;
+            let program = Arc::clone(&placed.program);
             if !program.greeting.knows(&ask.of) {
                 let (name, knows) = (ask.of.name().to_owned(), program.greeting.products());
-                program.leave();
+                placed.over();
                 return Err(Fault::Unknown { name, knows });
             }
             let asked = program.ask(ask, Instant::now() + within).await;
-            program.leave();
+            placed.over();
             self.changed.notify_waiters();
             match asked {
                 Asked::Said(said) => return said.map_err(Fault::Said),
@@ -161,17 +189,13 @@ impl Pool {
     }
 
     /// A program with room, started if there is none.
-    async fn place(
-        self: &Arc<Self>,
-        deadline: Instant,
-        within: Duration,
-    ) -> Result<Arc<Program>, Fault> {
+    async fn place(self: &Arc<Self>, deadline: Instant, within: Duration) -> Result<Placed, Fault> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let until = match self.find()? {
-                Place::On(program) => return Ok(program),
+                Place::On(placed) => return Ok(placed),
                 Place::Wait(until) => until.map_or(deadline, |until| until.min(deadline)),
             };
             tokio::select! {
@@ -192,7 +216,7 @@ impl Pool {
         let open = state.programs.iter().filter(|program| program.has_room());
         if let Some(program) = open.min_by_key(|program| program.load()) {
             program.enter();
-            return Ok(Place::On(Arc::clone(program)));
+            return Ok(Place::On(Placed::on(Arc::clone(program))));
         }
         if state.programs.len() + state.starting >= state.limit() {
             return Ok(Place::Wait(None));

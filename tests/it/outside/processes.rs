@@ -6,10 +6,11 @@ use kck::{
 };
 use tokio::sync::broadcast::Receiver;
 
-use super::{PATIENCE, addresses::Server, noted};
+use super::{PATIENCE, addresses::Server, noted, until};
 use crate::support::{
-    client::send,
+    client::{get, send},
     kck::{Kck, Project, Store},
+    process::Process,
     run,
     servers::Database,
 };
@@ -18,10 +19,14 @@ const PROGRAM: &str = include_str!("../fixtures/processes.py");
 
 /// Begins a run, as soon as kck knows the time at the source.
 pub(super) async fn begin(kck: &Kck, name: &str) {
+    begin_at(&kck.address, name).await;
+}
+
+async fn begin_at(address: &str, name: &str) {
     let path = format!("/processes/{name}/run");
     let begun = async {
         loop {
-            let reply = send(&kck.address, ("POST", path.as_str()), "", String::new()).await;
+            let reply = send(address, ("POST", path.as_str()), "", String::new()).await;
             match reply.status {
                 200 => return,
                 503 => {}
@@ -100,5 +105,100 @@ fn an_address_is_told_once_by_post() {
         let failed = run_of(&kck, &mut events, "fails").await;
         assert!(failed.name() == "failed" && failed.why().contains("answers 404"), "{failed:?}");
         kck.stop().await;
+    });
+}
+
+/// The connection that keeps others from running a process is lost: nobody would keep them from it any more.
+#[test]
+fn a_run_whose_lock_is_lost_is_given_up() {
+    run(async {
+        let text = "kind = \"exec\"\ncommand = [\"python3\", \"program.py\"]\n";
+        let (database, project) =
+            project("outside_lost", &[("holds", text.to_owned()), ("does", text.to_owned())]).await;
+        std::fs::write(project.folder.0.join("program.py"), PROGRAM).unwrap();
+        let kck = project.start().await;
+        let mut events = kck.observer.subscribe();
+        begin(&kck, "holds").await;
+        until("it runs", || noted(&project, "asked") == ["holds"]).await;
+        let lost = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name = 'kck/process'";
+        assert_eq!(database.one(lost).await, 1);
+        let is = |event: &Event| matches!(event, Event::Process { said: Said::Ended { .. }, .. });
+        let Event::Process { said: Said::Ended { outcome, .. }, .. } =
+            Kck::event(&mut events, is).await
+        else {
+            panic!("it ends");
+        };
+        assert_eq!(outcome.name(), "unknown", "{outcome:?}");
+        // What it was asked is not done to its end by anybody.
+        std::fs::write(project.folder.0.join("go"), "").unwrap();
+        assert_eq!(run_of(&kck, &mut events, "does").await, Outcome::Done);
+        assert_eq!(noted(&project, "ended"), ["does"]);
+        kck.stop().await;
+    });
+}
+
+/// What a kck remembers of a process: its runs and what became of them, the newest first.
+async fn history(address: &str) -> Vec<(u64, String)> {
+    let shown = get(address, "/processes", &[]).await.unwrap().json();
+    // Before the time is known no file is taken up.
+    let runs = shown["processes"][0]["history"].as_array().cloned().unwrap_or_default();
+    let one = |run: &serde_json::Value| {
+        (run["run"].as_u64().unwrap(), run["outcome"].as_str().unwrap_or("running").to_owned())
+    };
+    runs.iter().map(one).collect()
+}
+
+async fn history_is(address: &str, want: &[(u64, &str)]) {
+    let want: Vec<(u64, String)> =
+        want.iter().map(|(run, outcome)| (*run, (*outcome).to_owned())).collect();
+    let equal = async { while history(address).await != want {} };
+    if tokio::time::timeout(PATIENCE, equal).await.is_err() {
+        assert_eq!(history(address).await, want);
+    }
+}
+
+/// Goal: one node runs a process at a time, and what is remembered of it goes over. Method: two live on one store; the
+/// one that leads stands still in the middle of a run, while its program goes on, and loses its slot to the other.
+#[test]
+fn two_nodes_never_run_a_process_at_once() {
+    run(async {
+        let database = Database::new("outside_two").await;
+        let first = Project::new(&database, Store::Cassandra).await;
+        let mut second = Project::named("outside_two_b", &database.url, Store::Memory).await;
+        second.settings.clone_from(&first.settings);
+        std::fs::write(first.folder.0.join("program.py"), PROGRAM).unwrap();
+        let folder = first.folder.0.display();
+        let text = format!(
+            "kind = \"exec\"\ncommand = [\"sh\", \"-c\", \"cd {folder} && exec python3 program.py\"]\n"
+        );
+        for project in [&first, &second] {
+            std::fs::create_dir_all(project.folder.0.join("processes")).unwrap();
+            std::fs::write(project.folder.0.join("processes/holds.toml"), &text).unwrap();
+        }
+        let leader = Process::start(&first, "").await;
+        begin_at(&leader.address, "holds").await;
+        until("it runs", || noted(&first, "asked").len() == 1).await;
+        let mut other = Process::launch(&second, "");
+        other.says("standing by").await;
+        leader.signal("STOP");
+        database
+            .run("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'outside_two'")
+            .await;
+        other.ready().await;
+        begin_at(&other.address, "holds").await;
+        history_is(&other.address, &[(2, "overlapped"), (1, "interrupted")]).await;
+        assert_eq!(noted(&first, "asked").len(), 1, "one goes on");
+        std::fs::write(first.folder.0.join("go"), "").unwrap();
+        until("it has ended", || noted(&first, "ended").len() == 1).await;
+        leader.signal("CONT");
+        assert!(!leader.ended().await.success(), "it has lost its slot");
+        begin_at(&other.address, "holds").await;
+        let want = [(3, "done"), (2, "overlapped"), (1, "interrupted")];
+        history_is(&other.address, &want).await;
+        other.kill().await;
+        // What the first wrote at its end has not taken the place of what the second knew.
+        let again = Process::start(&second, "").await;
+        history_is(&again.address, &want).await;
+        again.kill().await;
     });
 }
