@@ -66,7 +66,8 @@ impl Drop for Disk {
 #[test]
 fn c11_a_source_whose_disk_is_full_is_followed_again() {
     run(async {
-        let folder = Folder::new("c11");
+        // Not the folder of the project, whose store needs room of its own.
+        let folder = Folder::new("c11-disk");
         let data = Folder::new("c11-server");
         let disk = Disk::mount(&folder.0, 96);
         let wal = folder.0.join("wal");

@@ -15,7 +15,7 @@ use kck::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{Watch, Writer, counters, counters_equal, reads, until};
+use super::{PATIENCE, Watch, Writer, counters, counters_equal, reads, until};
 use crate::support::{
     kck::{Kck, Store},
     process::Process,
@@ -74,7 +74,7 @@ fn c07_a_way_that_is_cut_reset_or_swallowed_is_gone_again() {
                         }
                     }
                 };
-                let named = timeout(Duration::from_secs(10), named).await;
+                let named = timeout(PATIENCE, named).await;
                 assert!(named.is_ok(), "/readyz names the source");
             }
             writer.writes(20).await;

@@ -2,9 +2,10 @@
 
 use kck::{local::PostgresSettings, observe::Event};
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
-use super::{Watch, Writer, counters, counters_equal, reads};
+use super::{PATIENCE, Watch, Writer, counters, counters_equal, reads};
 use crate::support::{
     kck::{Kck, Project, Store},
     run,
@@ -32,11 +33,11 @@ async fn limited(database: &Database) -> Project {
     project
 }
 
-/// Ends every connection of kck's role.
+/// Ends every connection of kck's role; none is left, or on its way in, when this returns.
 async fn disconnect(database: &Database) {
-    database
-        .run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'kck_reader' or application_name like 'kck/%'")
-        .await;
+    let left = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'kck_reader' or application_name like 'kck/%' or (usename is null and backend_type = 'client backend')";
+    let none = async { while database.one(left).await > 0 {} };
+    timeout(PATIENCE, none).await.expect("all are gone");
 }
 
 async fn is_fresh(kck: &Kck, key: &str, want: i64) {

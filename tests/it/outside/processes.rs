@@ -6,7 +6,7 @@ use kck::{
 };
 use tokio::sync::broadcast::Receiver;
 
-use super::{PATIENCE, addresses::Server, noted, until};
+use super::{PATIENCE, addresses::Server, none_left, noted, until};
 use crate::support::{
     client::{get, send},
     kck::{Kck, Project, Store},
@@ -130,6 +130,7 @@ fn a_run_whose_lock_is_lost_is_given_up() {
         };
         assert_eq!(outcome.name(), "unknown", "{outcome:?}");
         // What it was asked is not done to its end by anybody.
+        none_left(&project, 1).await;
         std::fs::write(project.folder.0.join("go"), "").unwrap();
         assert_eq!(run_of(&kck, &mut events, "does").await, Outcome::Done);
         assert_eq!(noted(&project, "ended"), ["does"]);
