@@ -166,14 +166,15 @@ impl Addresses {
         Self { environment, answer_bytes, sites, kept, freed }
     }
 
-    /// A place for one request, where there is one now.
+    /// A place for one request, where there is one now. `level` is that of the product: 1 where it leaves none to those of
+    /// the same host that it, or others, wait for.
     #[must_use]
-    pub fn room(&self, url: &str) -> Option<Permit> {
+    pub fn room(&self, url: &str, level: usize) -> Option<Permit> {
         // What is no address fails when it is asked.
         let site = Origin::parse(url).map(|(origin, _)| self.site(&origin)).unwrap_or_default();
         {
             let mut state = site.state();
-            if state.given >= REQUESTS_MAX {
+            if state.given >= REQUESTS_MAX.saturating_sub(level.saturating_sub(1)).max(1) {
                 return None;
             }
             state.given += 1;

@@ -4,7 +4,7 @@
 //! was sent after they said it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use crate::{
     key::Key,
     product::{Catalog, Means, Outside, Product, Slot},
     progress::Progress,
+    web::Origin,
 };
 
 use super::{
@@ -41,8 +42,7 @@ pub struct Recipes {
     pub programs: Programs,
     /// Addresses.
     pub addresses: Addresses,
-    /// Of products by programs: how long the chain of products of the same command below is, itself counted; locked to
-    /// look.
+    /// Of products by programs and addresses: how many places they leave to others, and their own; locked to look.
     pub levels: Mutex<BTreeMap<String, usize>>,
     /// Programs and addresses that processes need; locked to look.
     pub beside: Mutex<Vec<Means>>,
@@ -68,15 +68,16 @@ impl Recipes {
     /// # Errors
     /// When to ask again; `None`: when some place is free again.
     pub fn room(&self, product: &Product, urgent: bool) -> Result<Permit, Option<Instant>> {
+        let level = {
+            let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+            levels.get(product.name()).copied().unwrap_or(1)
+        };
         match product.draft.recipe.outside().map(|outside| &outside.means) {
             Some(Means::Exec { command, workers }) => {
-                let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-                let level = levels.get(product.name()).copied().unwrap_or(1);
-                drop(levels);
                 self.programs.room((command, *workers), level, urgent).map(Permit::Program)
             }
             Some(Means::Http { url, .. }) => {
-                self.addresses.room(url).map(Permit::Address).ok_or(None)
+                self.addresses.room(url, level).map(Permit::Address).ok_or(None)
             }
             None => Err(None),
         }
@@ -91,7 +92,7 @@ impl Recipes {
                 .filter_map(|(name, product)| Some((name, &product.draft.recipe.outside()?.means)))
         };
         let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut levels = BTreeMap::new();
+        let levels = levels(catalog);
         let others = beside.iter().filter_map(|means| match means {
             Means::Exec { command, workers } => {
                 Some((command.as_slice(), exec::Use { workers: *workers, levels: 1 }))
@@ -100,13 +101,13 @@ impl Recipes {
         });
         let commands = means().filter_map(|(name, means)| match means {
             Means::Exec { command, workers } => {
-                let level = level(catalog, name, command, 0);
-                levels.insert(name.clone(), level);
-                Some((command.as_slice(), exec::Use { workers: *workers, levels: level }))
+                let levels = levels.get(name).copied().unwrap_or(1);
+                Some((command.as_slice(), exec::Use { workers: *workers, levels }))
             }
             Means::Http { .. } => None,
         });
-        self.programs.keep(exec::used(commands.chain(others)));
+        let used = exec::used(commands.chain(others));
+        self.programs.keep(used);
         *self.levels.lock().unwrap_or_else(PoisonError::into_inner) = levels;
         self.addresses.keep(means().filter_map(|(_, means)| match means {
             Means::Http { url, .. } => Some(url.as_str()),
@@ -164,14 +165,57 @@ impl Recipes {
 /// Products within each other, as where they are composed.
 const DEPTH_MAX: usize = 64;
 
-/// How many products of this command are on the longest way down from one.
-fn level(catalog: &Catalog, name: &str, command: &[String], depth: usize) -> usize {
+/// Where a product's answers are made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Command(Vec<String>),
+    Site(Option<Origin>),
+}
+
+/// By product: 1 and how many places of its own pool it leaves to those there that others wait for sooner. What asks
+/// nobody always finds one, whatever waits for it in whichever pools; so does what asks only such, and so on.
+fn levels(catalog: &Catalog) -> BTreeMap<String, usize> {
+    let mut known = BTreeMap::new();
+    let mut places: BTreeMap<Place, BTreeMap<&str, usize>> = BTreeMap::new();
+    for (name, slot) in &catalog.products {
+        let outside = slot.product().and_then(|product| product.draft.recipe.outside());
+        let place = match outside.map(|outside| &outside.means) {
+            Some(Means::Exec { command, .. }) => Place::Command(command.clone()),
+            Some(Means::Http { url, .. }) => {
+                Place::Site(Origin::parse(url).ok().map(|(origin, _)| origin))
+            }
+            None => continue,
+        };
+        let height = height(catalog, name, &mut known, 0);
+        places.entry(place).or_default().insert(name, height);
+    }
+    let mut levels = BTreeMap::new();
+    for heights in places.values() {
+        let distinct: BTreeSet<usize> = heights.values().copied().collect();
+        let level = |height: usize| 1 + distinct.range(..height).count();
+        levels.extend(heights.iter().map(|(name, height)| ((*name).to_owned(), level(*height))));
+    }
+    levels
+}
+
+/// How many programs and addresses are on the longest way down from a product, itself counted.
+fn height<'c>(
+    catalog: &'c Catalog,
+    name: &'c str,
+    known: &mut BTreeMap<&'c str, usize>,
+    depth: usize,
+) -> usize {
+    if let Some(height) = known.get(name) {
+        return *height;
+    }
     let product = catalog.products.get(name).and_then(Slot::product);
     let Some(product) = product.filter(|_| depth < DEPTH_MAX) else { return 0 };
-    let means = product.draft.recipe.outside().map(|outside| &outside.means);
-    let own = matches!(means, Some(Means::Exec { command: own, .. }) if own == command);
-    let below = product.draft.products().map(|name| level(catalog, name, command, depth + 1));
-    below.max().unwrap_or(0) + usize::from(own)
+    // In a circle, which no files make, somebody is the last.
+    known.insert(name, 0);
+    let below = product.draft.products().map(|name| height(catalog, name, known, depth + 1));
+    let height = below.max().unwrap_or(0) + usize::from(!product.draft.recipe.is_sql());
+    known.insert(name, height);
+    height
 }
 
 #[async_trait]
@@ -212,6 +256,65 @@ async fn insert_after(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::product::{
+        Recipe, fixture,
+        recipe::{Dependency, On},
+    };
+
+    fn exec(command: &str) -> Means {
+        Means::Exec { command: vec![command.to_owned()], workers: 1 }
+    }
+
+    fn http(path: &str) -> Means {
+        Means::Http { url: format!("http://localhost:7{path}"), headers: vec![] }
+    }
+
+    fn catalog(products: &[(&str, Means, &[&str])]) -> Catalog {
+        let mut catalog = Catalog::default();
+        for (name, means, on) in products {
+            let on = on.iter().map(|name| On::Product((*name).to_owned()));
+            let depends = on.map(|on| Dependency { on, matches: vec![], offset: 0 }).collect();
+            let (means, timeout) = (means.clone(), Duration::from_secs(1));
+            let outside = Outside { means, timeout, depends, hidden: 0, made_of: vec![] };
+            let mut product = (*fixture::product(name, 0, "")).clone();
+            product.draft.recipe = Recipe::Outside(Box::new(outside));
+            catalog.products.insert((*name).to_owned(), Slot::ready(Arc::new(product)));
+        }
+        catalog
+    }
+
+    #[test]
+    fn whoever_asks_others_leaves_a_place_to_those_who_ask_nobody() {
+        // Those who ask, of one command, wait for those of another, who ask, and the other way round.
+        let crossed = [
+            ("asks", exec("one"), &["told"][..]),
+            ("told", exec("two"), &[]),
+            ("wants", exec("two"), &["given"]),
+            ("given", exec("one"), &[]),
+        ];
+        let levels = levels(&catalog(&crossed));
+        for (above, below) in [("asks", "given"), ("wants", "told")] {
+            assert!(levels[above] > levels[below], "{levels:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_host_that_ask_each_other_leave_a_place() {
+        let chain = [("above", http("/a"), &["below"][..]), ("below", http("/b"), &[])];
+        let levels = levels(&catalog(&chain));
+        assert_eq!((levels.get("above"), levels.get("below")), (Some(&2), Some(&1)));
+    }
+
+    #[test]
+    fn many_ways_down_are_gone_once() {
+        let names: Vec<String> = (0..40).map(|n| format!("{n:02}")).collect();
+        let below = |n: usize| names.get(n..).unwrap_or_default().iter().take(2);
+        let on: Vec<Vec<&str>> =
+            (0..40).map(|n| below(n + 1).map(String::as_str).collect()).collect();
+        let products: Vec<_> =
+            names.iter().zip(&on).map(|(name, on)| (name.as_str(), exec("one"), &on[..])).collect();
+        assert_eq!(levels(&catalog(&products))["00"], 40);
+    }
 
     #[tokio::test]
     async fn what_a_program_saw_is_at_or_before_a_barrier_sent_after_it() {

@@ -82,7 +82,7 @@ impl Fault {
 pub struct Use {
     /// Programs at once, at most: the smallest number that a product says.
     pub workers: usize,
-    /// The longest chain of products of this command that depend on each other.
+    /// The most that one of its products leaves to others, and its own place.
     pub levels: usize,
 }
 
