@@ -60,7 +60,9 @@ impl Early {
         let mut hash = DefaultHasher::new();
         (key.as_str(), meta.stamp.0).hash(&mut hash);
         let cost = Duration::from_micros(meta.cost_us.into());
-        Some(early_at(meta.as_of_time, meta.expires?, cost, unit(hash.finish())))
+        // What something had expired of as it was computed would be due at once, again and again.
+        let expires = meta.expires.filter(|expires| meta.as_of_time < *expires)?;
+        Some(early_at(meta.as_of_time, expires, cost, unit(hash.finish())))
     }
 
     /// When the first of them is due.
@@ -96,6 +98,16 @@ mod tests {
     use crate::entry::Stamp;
 
     const HOUR: i64 = 3_600_000_000;
+
+    /// Of what it was made from something had just expired: the next is no better, until that is long past.
+    #[test]
+    fn what_had_expired_when_it_was_computed_is_not_computed_again_for_it() {
+        let (mut early, key) = (Early::default(), Key::new("p", []));
+        let expires = Some(SourceTime(HOUR));
+        let meta = Meta { as_of_time: SourceTime(HOUR + 1), expires, ..Meta::default() };
+        assert!(!early.watch(&key, &meta));
+        assert_eq!(early.take(SourceTime(HOUR + 2)), None);
+    }
 
     /// The same numbers on every machine.
     fn randoms(count: usize) -> impl Iterator<Item = f64> {
