@@ -35,7 +35,7 @@ use crate::{
     },
     progress::Progress,
     rebuild::{Rebuilt, rebuild},
-    recompute::{self, Handle, exec, http::Addresses, linked, outside::Recipes, timer::Timer},
+    recompute::{self, Handle, below, exec, http::Addresses, outside::Recipes, timer::Timer},
     reload::Reload,
     roster::Roster,
     serve::{
@@ -363,10 +363,11 @@ fn link(parts: &Parts) {
             }
         }
     });
-    let (needs, dependents, rank) = (Arc::clone(&links), Arc::clone(&links), links);
-    parts.recompute.on_linked(linked::Links {
+    let (needs, dependents) = (Arc::clone(&links), Arc::clone(&links));
+    let (readers, reads, rank) = (Arc::clone(&links), Arc::clone(&links), links);
+    parts.recompute.on_linked(below::Links {
         needs: Box::new(move |key| {
-            let (mut keys, mut patterns) = linked::Needs::default();
+            let (mut keys, mut patterns) = below::Needs::default();
             for need in needs().needs(key) {
                 match need {
                     Need::Key(key) => keys.push(key),
@@ -376,6 +377,8 @@ fn link(parts: &Parts) {
             (keys, patterns)
         }),
         dependents: Box::new(move |key| dependents().dependents(key)),
+        readers: Box::new(move |product| readers().readers(product)),
+        reads: Box::new(move |product| reads().reads(product)),
         rank: Box::new(move |product| rank().rank(product)),
     });
 }

@@ -237,6 +237,7 @@ impl Definitions {
     /// durably, and is answered uncached until it is analysed anew.
     async fn leaves(&self, members: &mut Members, product: &str) -> Result<(), Error> {
         self.recompute.ledger().leave(product);
+        self.recompute.wake_outdated();
         let stamp = self.recompute.state_stamp();
         self.store.save(&[state::matched(product, None, stamp)]).await?;
         members.leave(product);

@@ -103,6 +103,7 @@ pub(crate) async fn run(
         for (product, at) in inbox.lost(received) {
             parts.recompute.ledger().mark_product(&product, at);
         }
+        parts.recompute.wake_outdated();
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             next = again.next() => resumed = next,

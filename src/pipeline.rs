@@ -70,6 +70,7 @@ async fn receive(
                 let received = inbox.pending().received();
                 let doubts = recompute.ledger().disconnected(received);
                 inbox.doubt(doubts);
+                recompute.wake_outdated();
                 let owed = inbox.opened(at, pid);
                 drop(recompute.mark(&HashMap::new(), &HashMap::new(), &owed)); // in the ledger now, durably by `advance`
                 progress.send_modify(|progress| progress.connection += 1);

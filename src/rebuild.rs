@@ -9,7 +9,7 @@ use std::{
 use crate::{
     change::{Lsn, SourceTime},
     config::Config,
-    depend::Index,
+    depend::{Index, Links},
     entry::Stamp,
     key::Key,
     load,
@@ -257,6 +257,10 @@ async fn recover(
             }
         })
         .await?;
+    // What others answered may have been another answer when this start found it.
+    let links = Links::of(catalog);
+    let names = catalog.ready().map(|product| product.name());
+    names.filter(|name| links.reads(name)).for_each(|name| ledger.outdate_product(name));
     observer.count(Counter::Rebuilt, keys % COUNTED_AT_ONCE);
     observer.note(Event::Rebuilt { keys, took: began.elapsed() });
     for some in rubbish.chunks(FORGET_AT_ONCE) {

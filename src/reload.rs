@@ -419,8 +419,9 @@ impl Reload {
         if followed {
             product.fingerprint = load::with_generation(definition, generation);
         }
-        members.enter(&name, Known::new(&product, &index, definition, generation, seen));
+        // Nothing that may fail comes between this and what runs: it is known only as it runs.
         self.rejoin_dependents(&mut members, &name).await?;
+        members.enter(&name, Known::new(&product, &index, definition, generation, seen));
         self.run_as(product, index, faults, true);
         parts.roster.wake_joiners();
         self.surplus = true;
@@ -454,6 +455,9 @@ impl Reload {
         }
         self.parts.index.send_replace(Arc::new(index));
         self.show(&name, Slot::Ready { product: Arc::new(product), faults });
+        if anew {
+            self.parts.recompute.definition_moved(&name);
+        }
         self.parts.observer.note(Event::ProductLoaded { product: name, anew });
     }
 
@@ -512,6 +516,7 @@ impl Reload {
         self.rubbish.insert(name.to_owned());
         self.sweep(name).await?;
         parts.recompute.ledger().drop_product(name);
+        parts.recompute.wake_outdated();
         parts.observer.note(Event::ProductRemoved { product: name.to_owned() });
         Ok(())
     }

@@ -137,6 +137,19 @@ impl Links {
         self.up.contains_key(product)
     }
 
+    /// Of which products keys see this one's answers, where no commit tells of all their changes.
+    #[must_use]
+    pub fn readers(&self, product: &str) -> Vec<String> {
+        let links = self.down.get(product).into_iter().flatten();
+        links.filter(|link| link.by_entry).map(|link| link.product.to_string()).collect()
+    }
+
+    /// Whether a product's answers are made from such.
+    #[must_use]
+    pub fn reads(&self, product: &str) -> bool {
+        self.up.get(product).into_iter().flatten().any(|link| link.by_entry)
+    }
+
     /// Products are computed in the order of their ranks.
     #[must_use]
     pub fn rank(&self, product: &str) -> usize {

@@ -23,11 +23,11 @@ use crate::{
 use super::{
     Config, Error,
     batches::Bounds,
+    below::Links,
     budget::Budget,
     crew::Crew,
     held::Held,
     ledger::{Ledger, Standing},
-    linked::{Demanded, Links},
     overflow::Walk,
     queue::{Queue, Want},
     reserve::Reserve,
@@ -101,9 +101,7 @@ pub(super) struct Shared {
     /// Who wants the bytes of what is kept.
     kept: OnceLock<Kept>,
     /// Which keys depend on which.
-    pub(super) links: OnceLock<Links>,
-    /// What keys that are being computed demand of others; locked to look.
-    pub(super) demanded: Mutex<HashMap<Key, Demanded>>,
+    pub(super) links: OnceLock<Arc<Links>>,
     /// Keys that wait for others; locked for one decision, alone.
     pub(super) held: Mutex<Held>,
     pub(super) began: Instant,
@@ -168,7 +166,6 @@ impl Handle {
             watchers: Arc::default(),
             kept: OnceLock::new(),
             links: OnceLock::new(),
-            demanded: Mutex::default(),
             held: Mutex::default(),
             began: Instant::now(),
             catalog,
@@ -256,6 +253,8 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Arc<Fresh>, Error> {
         let (waiter, answer) = oneshot::channel();
+        // What is being computed from an answer that is none any more is not worth waiting for.
+        let want = if self.ledger().is_touched(key) { Want::New } else { want };
         {
             let mut queue = self.queue();
             if self.fills_its_part(&queue, key.product()) {
@@ -371,10 +370,13 @@ impl Handle {
         let mut ledger = self.ledger();
         let mut keys = ledger.mark(keys.iter().map(|(key, at)| (key, *at)));
         keys.extend(ledger.mark_patterns(patterns.iter().map(|(pattern, at)| (pattern, *at))));
-        let whole = |(product, at): (&String, &Lsn)| {
-            Some((product.clone(), ledger.mark_product(product, *at)?))
-        };
-        Marks { keys, products: products.iter().filter_map(whole).collect() }
+        let mut whole = Vec::new();
+        for (product, at) in products {
+            let Some(mark) = ledger.mark_product(product, *at) else { continue };
+            let all = std::iter::once(product.clone()).chain(ledger.all_readers(product));
+            whole.extend(all.map(|product| (product, mark)));
+        }
+        Marks { keys, products: whole }
     }
 
     /// The keys of a product that were computed by a statement that saw more of the log than this, or are being.
@@ -402,27 +404,35 @@ impl Handle {
         keys.into_iter().collect()
     }
 
-    /// Lets go of a key (R13): deleted durably before the ledger forgets it.
+    /// Lets go of many keys in one write (R13): they are deleted durably before the ledger forgets them. What was made from
+    /// their answers is computed again, if anybody reads or watches it.
     ///
     /// # Errors
-    /// When the store does not take the deletion: the key stays tracked, without an entry.
-    pub async fn untrack(&self, key: &Key) -> Result<(), StoreError> {
-        self.untrack_all(std::slice::from_ref(key)).await
-    }
-
-    /// Lets go of many keys in one write.
-    ///
-    /// # Errors
-    /// As [`Handle::untrack`].
+    /// When the store does not take the deletion: the keys stay tracked, without entries.
     pub async fn untrack_all(&self, keys: &[Key]) -> Result<(), StoreError> {
-        let forgets: Vec<Forget> = {
+        let forgets = {
             let mut ledger = self.ledger();
             keys.iter().filter_map(|key| ledger.untrack(key)).collect()
         };
+        self.wake_outdated();
+        self.delete(forgets).await
+    }
+
+    /// The same, and what was made from their answers is stale until somebody reads it: were it computed again where there
+    /// is no room for all, others would go for that, and so on for ever.
+    pub(super) async fn evict(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let forgets = {
+            let mut ledger = self.ledger();
+            let before = ledger.outdated.len();
+            let forgets = keys.iter().filter_map(|key| ledger.untrack(key)).collect();
+            ledger.outdated.truncate(before);
+            forgets
+        };
+        self.delete(forgets).await
+    }
+
+    async fn delete(&self, forgets: Vec<Forget>) -> Result<(), StoreError> {
         let Some(highest) = forgets.iter().map(|forget| forget.stamp).max() else { return Ok(()) };
-        let lost: Vec<Key> = forgets.iter().map(|forget| forget.key.clone()).collect();
-        // Without its mark whoever saw them would look fresh to a start that does not find them.
-        self.tell_of_lost(&lost).await?;
         self.shared.reserve.ensure(highest, 0).await?;
         self.shared.store.forget(&forgets).await?;
         {

@@ -17,6 +17,7 @@ use crate::{
 };
 
 use super::{
+    below::Links,
     early::Early,
     keys::{Keys, Number},
     patterns::Patterns,
@@ -65,6 +66,9 @@ pub struct Standing {
     pub fresh: bool,
     /// Whether its product is matched, so that certificates raise its `as_of`.
     pub certified: bool,
+    /// Whether it is what it says to be as of its own `as_of`: what it was made from is still there, and no crash of the
+    /// source can have taken back what it saw. What is not meets no demand.
+    pub sound: bool,
 }
 
 /// What a statement gave for one key, before it is accepted.
@@ -152,13 +156,14 @@ pub struct Ledger {
     /// How many keys are warm.
     pub(super) warm: usize,
     /// Where the next key is looked for that can go.
-    hand: Number,
-    /// The highest mark that was deleted: the store takes none of a key that is not above its last.
-    forgotten: Position,
+    pub(super) hand: Number,
+    /// Which keys depend on which, where no commit tells of all changes.
+    pub(super) links: Option<Arc<Links>>,
+    /// Keys to be woken: they are outdated …
+    pub(super) outdated: Vec<Key>,
+    /// … or were, and something that they need is there; not those that are being computed.
+    pub(super) waiting: Vec<Key>,
 }
-
-/// Keys looked at for one that can go.
-const LOOKED_AT: usize = 64;
 
 impl Ledger {
     /// An empty ledger of this start: stamps and versions go on above the floors.
@@ -177,12 +182,17 @@ impl Ledger {
             early: Early::default(),
             warm: 0,
             hand: 0,
-            forgotten: Position::default(),
+            links: None,
+            outdated: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
     /// Lists a product with its whole-product mark, or changes its terms; a mark never goes back.
     pub fn product(&mut self, name: &str, terms: Terms, mark: Position) {
+        if self.products.get(name).is_some_and(|state| state.terms != terms) {
+            self.lose_definition(name);
+        }
         let state = self.products.entry(name.into()).or_insert(ProductState {
             mark,
             terms,
@@ -208,6 +218,7 @@ impl Ledger {
 
     /// What the product reads is not what was analysed: it is answered uncached from now on.
     pub fn leave(&mut self, name: &str) {
+        self.lose_product(name);
         if let Some(state) = self.products.get_mut(name) {
             (state.left, state.joins) = (true, Lsn(u64::MAX));
         }
@@ -223,6 +234,7 @@ impl Ledger {
 
     /// There is no such product any more, and no key of it.
     pub fn drop_product(&mut self, name: &str) {
+        self.lose_product(name);
         self.products.remove(name);
     }
 
@@ -357,6 +369,7 @@ impl Ledger {
                 marks.push((key.clone(), at));
             }
         }
+        marks.extend(self.mark_below(&marks));
         marks
     }
 
@@ -375,12 +388,15 @@ impl Ledger {
 
     /// Commit `at` may touch any key of this product (R3).
     pub fn mark_product(&mut self, product: &str, at: Lsn) -> Option<Position> {
-        let at = Position { epoch: self.epoch, lsn: at };
-        let state = self.products.get_mut(product)?;
-        (state.mark <= at).then(|| {
-            state.mark = at;
-            at
-        })
+        let mark = Position { epoch: self.epoch, lsn: at };
+        let state = self.products.get_mut(product).filter(|state| state.mark <= mark)?;
+        state.mark = mark;
+        for reader in self.all_readers(product) {
+            if let Some(state) = self.products.get_mut(reader.as_str()) {
+                state.mark = state.mark.max(mark);
+            }
+        }
+        Some(mark)
     }
 
     /// A key as it stands: `None` when nothing can be answered from its entry.
@@ -393,12 +409,13 @@ impl Ledger {
         if meta.shape != terms.shape {
             return None;
         }
-        let fresh = !tracked.is(Flag::Doubtful)
+        let sound = !tracked.is(Flag::Doubtful) && !tracked.is(Flag::Outdated);
+        let fresh = sound
             && meta.fingerprint == terms.fingerprint
             && meta.as_of.epoch == self.epoch
             && meta.as_of >= tracked.mark()
             && meta.as_of >= product.mark;
-        Some(Standing { meta, fresh, certified: terms.certified })
+        Some(Standing { meta, fresh, certified: terms.certified, sound })
     }
 
     /// Counts a read at `seconds` of kck's own clock: the key is hot until its next refresh. Whether it is to be computed
@@ -463,6 +480,7 @@ impl Ledger {
         {
             return Verdict::Void;
         }
+        let was_fresh = self.standing(key).is_some_and(|standing| standing.fresh);
         let marked = old.is_some_and(|old| {
             old.as_of.epoch == epoch && old.as_of < tracked.mark().max(product.mark)
         });
@@ -481,11 +499,13 @@ impl Ledger {
         if let Some(tracked) = self.keys.at_mut(number) {
             tracked.stamp = stamp;
             tracked.set(Flag::Doubtful, false);
+            tracked.set(Flag::Outdated, tracked.is(Flag::Touched));
             tracked.set(Flag::Hot, false);
             if tracked.warm() != 0 {
                 self.early.watch(key, &meta);
             }
         }
+        self.replaced(key, was_fresh, changed);
         Verdict::Accepted { meta: Box::new(meta), changed, marked }
     }
 
@@ -494,6 +514,9 @@ impl Ledger {
     pub fn untrack(&mut self, key: &Key) -> Option<Forget> {
         self.counter += 1;
         let lease = Lease { term: self.term, counter: self.counter };
+        if self.keys.get(key).is_some_and(Tracked::has_entry) {
+            self.lose(vec![key.clone()]);
+        }
         self.keys.let_go(key);
         let tracked = self.keys.get_mut(key)?;
         tracked.set_lease(lease);
@@ -501,14 +524,7 @@ impl Ledger {
         tracked.stamp = tracked.stamp.next().max(self.floor.next());
         self.floor = self.floor.max(tracked.stamp);
         self.version_floor = self.version_floor.max(tracked.version);
-        self.forgotten = self.forgotten.max(tracked.mark());
         Some(Forget { key: key.clone(), stamp: tracked.stamp, mark: tracked.mark() })
-    }
-
-    /// A mark of this epoch that is no commit's: above every one that was deleted, else its own deletion would hide it.
-    pub(super) fn above_forgotten(&self, mark: Position) -> Position {
-        let Position { epoch, lsn } = self.forgotten;
-        if mark <= self.forgotten { Position { epoch, lsn: Lsn(lsn.0 + 1) } } else { mark }
     }
 
     /// The version of an answer that is not kept: at least `clock`, above every one that was issued for the key before,
@@ -531,29 +547,6 @@ impl Ledger {
         }
     }
 
-    /// A key to let go of, to make room: of some that were not looked at lately the one that is read least, none that a
-    /// warm query names, and none that is `spared`. `None`: among those there is none; the next call looks at others.
-    pub fn coldest(&mut self, seconds: u32, spared: impl Fn(&Key) -> bool) -> Option<Key> {
-        let mut coldest: Option<((f32, bool), &Key)> = None;
-        let mut hand = self.hand;
-        let numbers = self.keys.around(self.hand);
-        let tracked = numbers.filter_map(|number| Some((number, self.keys.at(number)?)));
-        for (number, tracked) in tracked.take(LOOKED_AT) {
-            hand = number.saturating_add(1);
-            // One without an entry is most often being computed.
-            let rank = (tracked.heat(seconds), !tracked.has_entry());
-            if tracked.warm() == 0
-                && coldest.is_none_or(|(least, _)| rank < least)
-                && !spared(tracked.key())
-            {
-                coldest = Some((rank, tracked.key()));
-            }
-        }
-        let coldest = coldest.map(|(_, key)| key.clone());
-        self.hand = hand;
-        coldest
-    }
-
     /// The replication connection was lost after delivering `received`: entries whose statement saw more are
     /// not firm, and results in flight are void (R10). What is not firm comes back, to be deleted durably at these
     /// stamps before more is recorded; here it may still stand in, as stale.
@@ -567,6 +560,7 @@ impl Ledger {
                 doubts.push((tracked.key().clone(), tracked.stamp));
             }
         }
+        self.lose(doubts.iter().map(|(key, _)| key.clone()).collect());
         doubts
     }
 
@@ -591,7 +585,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::temperature::LOOKED_AT, *};
     use proptest::prelude::*;
 
     fn at(epoch: u8, lsn: u64) -> Position {

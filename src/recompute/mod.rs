@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub mod batches;
+pub mod below;
 pub mod budget;
 pub mod crew;
 pub mod early;
@@ -29,7 +30,7 @@ pub mod http;
 mod keys;
 pub mod lane;
 pub mod ledger;
-pub mod linked;
+mod linked;
 pub mod outside;
 mod overflow;
 mod patterns;
@@ -37,6 +38,10 @@ mod patterns;
 mod played;
 #[cfg(test)]
 mod played_links;
+#[cfg(test)]
+mod played_links_histories;
+#[cfg(test)]
+mod played_links_world;
 pub mod queue;
 pub mod reserve;
 pub mod schedule;

@@ -16,36 +16,41 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
+    entry::Stamp,
     key::Key,
-    pattern::{Part, Pattern},
+    pattern::Pattern,
     product::{Eager, Means, Outside, Product, Recipe},
-    store::{
-        Store as _,
-        faulty::{Faulty, Method},
-    },
+    store::faulty::{Faulty, Method},
 };
 
 use super::{
     Config, Handle, Ran, Run, RunError,
-    linked::Links,
+    below::Links,
+    ledger::{Computed, Verdict},
     played::{BOUNDS, DEADLINE, Stage, product},
     queue::{Candidate, Stale, Want},
     worker,
 };
 
 /// Who reads whom, in the order of their ranks: the first reads none.
-type Reads = &'static [(&'static str, &'static [&'static str])];
+pub(super) type Reads = &'static [(&'static str, &'static [&'static str])];
 
-const CHAIN: Reads = &[("world", &[]), ("middle", &["world"]), ("below", &["middle"])];
-const PAIR: Reads = &[("world", &[]), ("below", &["world"])];
-const TWO: Reads = &[("world", &[]), ("other", &[]), ("below", &["world", "other"])];
+pub(super) const CHAIN: Reads = &[("world", &[]), ("middle", &["world"]), ("below", &["middle"])];
+pub(super) const BESIDE: Reads =
+    &[("world", &[]), ("middle", &["world"]), ("below", &["world", "middle"])];
+pub(super) const TWO: Reads = &[("world", &[]), ("other", &[]), ("below", &["world", "other"])];
+pub(super) const PAIR: Reads = &[("world", &[]), ("below", &["world"])];
 
 /// The recipe.
-struct World {
+pub(super) struct World {
     reads: Reads,
     handle: OnceLock<Handle>,
     numbers: Mutex<BTreeMap<String, i64>>,
     answers: Mutex<HashMap<Key, i64>>,
+    /// Computations of this product fail.
+    pub(super) fails: watch::Sender<&'static str>,
+    /// The insert position that answers come with.
+    pub(super) insert: watch::Sender<Lsn>,
     /// Computations of this product wait when they have read, until it is let go.
     held: watch::Sender<&'static str>,
     /// How many have read.
@@ -60,7 +65,14 @@ impl World {
     /// As a program reads.
     async fn read(&self, name: &str, least: Position) -> i64 {
         let key = Key::new(name, []);
+        let segment_bytes = self.handle().shared.progress.borrow().segment_bytes;
+        let least = match segment_bytes {
+            0 => least,
+            // As whoever serves reads a position that is demanded.
+            _ => Position { lsn: least.lsn.floor_to_record_end(segment_bytes), ..least },
+        };
         if let Some((standing, _)) = self.handle().read(&key)
+            && standing.sound
             && standing.meta.as_of >= least
         {
             return self.answers.lock().unwrap()[&key];
@@ -83,27 +95,31 @@ impl Run for World {
         }
         self.read.send_modify(|read| *read += 1);
         self.held.subscribe().wait_for(|held| *held != name).await.unwrap();
+        if *self.fails.borrow() == name {
+            return Err(RunError::Outside { fact: "it fails", why: "it fails".to_owned() });
+        }
         for key in keys {
             self.answers.lock().unwrap().insert(key.clone(), number);
         }
         let values = keys.iter().map(|_| Bytes::from(number.to_string())).collect();
-        Ok(Ran { values, time: now.unwrap_or_default(), ..Ran::default() })
+        let insert = *self.insert.borrow();
+        Ok(Ran { values, insert, time: now.unwrap_or_default(), ..Ran::default() })
     }
 }
 
-struct Played {
-    handle: Handle,
-    world: Arc<World>,
-    stage: Stage,
+pub(super) struct Played {
+    pub(super) handle: Handle,
+    pub(super) world: Arc<World>,
+    pub(super) stage: Stage,
     _stop: DropGuard,
 }
 
 impl Played {
-    fn start(reads: Reads) -> Self {
+    pub(super) fn start(reads: Reads) -> Self {
         Self::with(reads, BOUNDS, |_| {})
     }
 
-    fn with(reads: Reads, config: Config, change: impl Fn(&mut Product)) -> Self {
+    pub(super) fn with(reads: Reads, config: Config, change: impl Fn(&mut Product)) -> Self {
         let products = reads.iter().map(|(name, _)| {
             let mut product = (*product(name)).clone();
             change(&mut product);
@@ -117,6 +133,8 @@ impl Played {
             handle: OnceLock::new(),
             numbers: Mutex::default(),
             answers: Mutex::default(),
+            fails: watch::Sender::new(""),
+            insert: watch::Sender::new(Lsn(0)),
             held: watch::Sender::new(""),
             read: watch::Sender::new(0),
         });
@@ -126,50 +144,58 @@ impl Played {
         Self { handle, world, stage, _stop: shutdown.drop_guard() }
     }
 
-    fn store(&self) -> &Faulty {
+    pub(super) fn store(&self) -> &Faulty {
         &self.stage.store
     }
 
     /// What the source does not tell of moves.
-    fn moves(&self, name: &str, number: i64) {
+    pub(super) fn moves(&self, name: &str, number: i64) {
         self.world.numbers.lock().unwrap().insert(name.to_owned(), number);
     }
 
-    async fn compute(&self, name: &str) -> i64 {
+    pub(super) async fn compute(&self, name: &str) -> i64 {
         let deadline = Instant::now() + DEADLINE;
         let fresh = self.handle.compute(&key(name), Want::New, deadline).await.unwrap();
         String::from_utf8(fresh.body.to_vec()).unwrap().parse().unwrap()
     }
 
     /// What it stands for now, where that is called fresh.
-    fn fresh(&self, name: &str) -> Option<i64> {
+    pub(super) fn fresh(&self, name: &str) -> Option<i64> {
         let (standing, _) = self.handle.look(&key(name))?;
         standing.fresh.then(|| self.world.answers.lock().unwrap()[&key(name)])
     }
 
-    fn hold(&self, name: &'static str) {
+    /// Whether it is fresh, or will be computed.
+    fn is_wanted(&self, name: &str) -> bool {
+        let key = key(name);
+        self.fresh(name).is_some()
+            || self.handle.queue().is_pending(&key)
+            || self.handle.shared.held.lock().unwrap().contains(&key)
+    }
+
+    pub(super) fn hold(&self, name: &'static str) {
         self.world.held.send_replace(name);
     }
 
     /// Returns when so many computations have read what they read.
-    async fn have_read(&self, times: usize) {
+    pub(super) async fn have_read(&self, times: usize) {
         let mut read = self.world.read.subscribe();
         let have = read.wait_for(|read| *read >= times);
         tokio::time::timeout(DEADLINE, have).await.expect("they read").unwrap();
     }
 
     /// V goes on.
-    fn visible(&self, lsn: u64) {
+    pub(super) fn visible(&self, lsn: u64) {
         self.stage.progress.send_modify(|progress| progress.visible = Lsn(lsn));
         self.handle.wake_due(at(lsn));
     }
 
-    fn clock(&self, seconds: i64) {
+    pub(super) fn clock(&self, seconds: i64) {
         let clock = Some((SourceTime(seconds * 1_000_000), Instant::now()));
         self.stage.progress.send_modify(|progress| progress.clock = clock);
     }
 
-    async fn until(&self, is: impl Fn() -> bool) {
+    pub(super) async fn until(&self, is: impl Fn() -> bool) {
         let mut events = self.stage.observer.subscribe();
         let wait = async {
             while !is() {
@@ -178,27 +204,9 @@ impl Played {
         };
         tokio::time::timeout(DEADLINE, wait).await.expect("it comes to pass");
     }
-
-    /// Of a key at rest: its entry's `as_of`, and its mark.
-    async fn at_rest(&self, name: &str) -> (Option<Position>, Option<Position>) {
-        let mut found = (None, None);
-        let visit = &mut |scanned: crate::store::Scanned| {
-            if scanned.key == key(name) {
-                found = (scanned.meta.map(|meta| meta.as_of), scanned.mark);
-            }
-        };
-        self.store().scan(visit).await.unwrap();
-        found
-    }
-
-    /// Whether a start that finds the store as it is would call it stale, or finds nothing of it.
-    async fn is_stale_at_rest(&self, name: &str) -> bool {
-        let (entry, mark) = self.at_rest(name).await;
-        entry < mark || entry.is_none()
-    }
 }
 
-fn links(reads: Reads) -> Links {
+pub(super) fn links(reads: Reads) -> Links {
     let whole = |name: &str| Pattern { product: name.into(), parts: Box::new([]) };
     Links {
         needs: Box::new(move |key| {
@@ -209,21 +217,26 @@ fn links(reads: Reads) -> Links {
             let on = reads.iter().filter(|(_, on)| on.contains(&key.product()));
             on.map(|(name, _)| whole(name)).collect()
         }),
+        readers: Box::new(move |name| {
+            let on = reads.iter().filter(|(_, on)| on.contains(&name));
+            on.map(|(name, _)| (*name).to_owned()).collect()
+        }),
+        reads: Box::new(move |name| reads.iter().any(|(own, on)| *own == name && !on.is_empty())),
         rank: Box::new(move |name| {
             reads.iter().position(|(own, _)| *own == name).map_or(0, |rank| rank + 1)
         }),
     }
 }
 
-fn key(name: &str) -> Key {
+pub(super) fn key(name: &str) -> Key {
     Key::new(name, [])
 }
 
-fn at(lsn: u64) -> Position {
+pub(super) fn at(lsn: u64) -> Position {
     Position { epoch: Epoch(1), lsn: Lsn(lsn) }
 }
 
-fn stale() -> Stale {
+pub(super) fn stale() -> Stale {
     Stale { since: Instant::now(), rate: 1.0, not_before: None }
 }
 
@@ -239,61 +252,44 @@ async fn a_change_reaches_what_is_below_something_that_nobody_reads() {
     played.moves("world", 1);
     played.compute("world").await;
     assert_eq!((played.fresh("middle"), played.fresh("below")), (None, None));
-    assert!(played.is_stale_at_rest("below").await);
-    // Once V has passed the marks, it is computed, and what is between for it.
+    // When somebody wants it, it is computed, and what is between for it; V need not move for that.
     let _watching = played.handle.watch(vec![key("below")]);
-    played.visible(2);
+    played.handle.queue_stale(&key("below"));
     played.until(|| played.fresh("below").is_some()).await;
     assert_eq!((played.fresh("middle"), played.fresh("below")), (Some(1), Some(1)));
 }
 
 #[tokio::test]
-async fn what_is_computed_while_something_above_waits_for_v_is_stale() {
+async fn what_is_outdated_meets_no_demand() {
     let played = Played::start(CHAIN);
     assert_eq!(played.compute("middle").await, 0);
     played.moves("world", 1);
     played.compute("world").await;
-    // V is where it was: what it reads is not computed again yet.
-    played.compute("below").await;
-    assert_ne!(played.fresh("below"), Some(0));
-    assert!(played.fresh("below").is_some() || played.is_stale_at_rest("below").await);
-    let _watching = played.handle.watch(vec![key("below")]);
-    played.visible(2);
-    played.until(|| played.fresh("below") == Some(1)).await;
+    // V is where it was: by its position what is between would do.
+    assert_eq!(played.compute("below").await, 1);
+    assert_eq!((played.fresh("middle"), played.fresh("below")), (Some(1), Some(1)));
 }
 
 #[tokio::test]
-async fn nothing_is_kept_of_a_change_whose_marks_were_not() {
-    let played = Played::start(PAIR);
+async fn what_a_commit_marks_is_stale_through_every_level() {
+    let played = Played::start(CHAIN);
     played.compute("below").await;
-    played.moves("world", 1);
-    played.store().fail_before(Method::Mark);
-    let _watching = played.handle.watch(vec![key("below")]);
-    played.compute("world").await;
+    let touched = HashMap::from([(key("world"), Lsn(5))]);
+    let marks = played.handle.mark(&touched, &HashMap::new(), &BTreeMap::new());
+    assert_eq!(marks.keys.len(), 3);
+    assert_eq!((played.fresh("middle"), played.fresh("below")), (None, None));
+    // Before V is there what is read may be older.
+    played.compute("below").await;
     assert_eq!(played.fresh("below"), None);
-    // The same bytes again: the mark is still owed.
-    played.compute("world").await;
-    assert!(played.is_stale_at_rest("below").await);
-    played.visible(2);
-    played.until(|| played.fresh("below") == Some(1)).await;
-}
-
-#[tokio::test]
-async fn no_change_is_kept_before_the_mark_that_another_is_writing() {
-    let played = Played::start(TWO);
-    played.compute("below").await;
     played.moves("world", 1);
-    played.moves("other", 1);
-    let mut mark = played.store().hold(Method::Mark);
-    let one = played.compute("world");
-    let other = async {
-        mark.reached().await;
-        played.compute("other").await;
-        // A crash now finds the other's new answer, and with it the mark.
-        assert!(played.is_stale_at_rest("below").await);
-        mark.release();
-    };
-    tokio::join!(one, other);
+    let _watching = played.handle.watch(vec![key("below")]);
+    played.handle.wake_later(marks);
+    played.visible(5);
+    played.until(|| played.fresh("below") == Some(1)).await;
+    let whole = BTreeMap::from([("world".to_owned(), Lsn(9))]);
+    let marks = played.handle.mark(&HashMap::new(), &HashMap::new(), &whole);
+    assert_eq!(marks.products.len(), 3);
+    assert_eq!((played.fresh("middle"), played.fresh("below")), (None, None));
 }
 
 #[tokio::test]
@@ -345,7 +341,6 @@ async fn who_read_an_answer_that_was_not_kept_is_stale() {
     };
     assert_eq!(tokio::join!(below, change).0, 0);
     assert_eq!(played.fresh("below"), None);
-    assert!(played.is_stale_at_rest("below").await);
 }
 
 #[tokio::test]
@@ -365,7 +360,7 @@ async fn who_reads_what_is_being_made_from_the_answer_of_before_is_stale_too() {
 }
 
 #[tokio::test]
-async fn who_saw_an_answer_is_marked_before_it_is_deleted() {
+async fn who_saw_an_answer_that_is_let_go_of_is_outdated_at_once() {
     let played = Played::start(CHAIN);
     played.compute("below").await;
     let mut forget = played.store().hold(Method::Forget);
@@ -373,10 +368,7 @@ async fn who_saw_an_answer_is_marked_before_it_is_deleted() {
     let untracked = played.handle.untrack_all(&world);
     let look = async {
         forget.reached().await;
-        for name in ["middle", "below"] {
-            assert!(played.is_stale_at_rest(name).await, "{name}");
-            assert_eq!(played.fresh(name), None);
-        }
+        assert_eq!((played.fresh("middle"), played.fresh("below")), (None, None));
         forget.release();
     };
     let (untracked, ()) = tokio::join!(untracked, look);
@@ -384,7 +376,7 @@ async fn who_saw_an_answer_is_marked_before_it_is_deleted() {
 }
 
 #[tokio::test]
-async fn who_runs_over_an_answer_that_could_not_be_deleted_is_marked() {
+async fn who_runs_over_an_answer_that_could_not_be_deleted_is_outdated() {
     let played = Played::start(PAIR);
     played.compute("below").await;
     played.hold("below");
@@ -392,7 +384,7 @@ async fn who_runs_over_an_answer_that_could_not_be_deleted_is_marked() {
     let change = async {
         played.have_read(3).await;
         played.store().fail_before(Method::Forget);
-        assert!(played.handle.untrack(&key("world")).await.is_err());
+        assert!(played.handle.untrack_all(&[key("world")]).await.is_err());
         played.moves("world", 1);
         played.compute("world").await;
         played.hold("");
@@ -402,7 +394,7 @@ async fn who_runs_over_an_answer_that_could_not_be_deleted_is_marked() {
 }
 
 #[tokio::test]
-async fn one_that_is_taken_and_has_not_begun_is_marked_for_what_is_kept() {
+async fn one_that_is_taken_and_has_not_begun_is_outdated_by_what_is_kept() {
     let played = Played::start(PAIR);
     played.compute("below").await;
     {
@@ -415,29 +407,6 @@ async fn one_that_is_taken_and_has_not_begun_is_marked_for_what_is_kept() {
     played.moves("world", 1);
     played.compute("world").await;
     assert_eq!(played.fresh("below"), None);
-}
-
-#[tokio::test]
-async fn what_began_in_another_epoch_marks_nothing_in_this_one() {
-    let played = Played::start(PAIR);
-    played.visible(1000);
-    played.compute("below").await;
-    played.hold("below");
-    let below = played.compute("below");
-    let change = async {
-        played.have_read(3).await;
-        played.handle.ledger().begin_epoch(Epoch(2));
-        played.stage.progress.send_modify(|progress| {
-            (progress.epoch, progress.visible) = (Epoch(2), Lsn(1));
-        });
-        played.moves("world", 1);
-        played.compute("world").await;
-        let mark = played.handle.ledger().mark_of(&key("below"));
-        played.hold("");
-        mark
-    };
-    let (_, mark) = tokio::join!(below, change);
-    assert!(mark < Position { epoch: Epoch(2), lsn: Lsn(1000) }, "{mark}");
 }
 
 #[tokio::test]
@@ -459,66 +428,152 @@ async fn a_key_that_is_let_go_and_does_not_fit_comes_when_there_is_room() {
     assert!(queued || missed);
 }
 
-#[test]
-fn a_key_is_held_for_few_of_many() {
-    let played = Stage::new(BOUNDS, ["p", "q"].map(product));
-    let parts: Box<[Part]> = Box::new([Part::Any]);
-    let pattern = Pattern { product: "q".into(), parts };
-    for n in 0..1000 {
-        let key = Key::new("q", [n.to_string().as_str()]);
-        played.handle.queue().refresh(&key, stale()).unwrap();
-    }
-    let needs = pattern.clone();
-    played.handle.on_linked(Links {
-        needs: Box::new(move |_| (vec![], vec![needs.clone()])),
-        dependents: Box::new(|_| vec![]),
-        rank: Box::new(|name| if name == "q" { 1 } else { 2 }),
-    });
-    assert!(played.handle.hold(&key("p"), None));
-    let held = played.handle.shared.held.lock().unwrap();
-    assert!(held.needs() <= 16, "{}", held.needs());
-}
-
-/// What marks a key that runs by this means and demands more than there was, when what it reads changes.
-async fn marked_by(means: Means) -> Position {
-    let played = Played::start(PAIR);
-    played.compute("world").await;
-    let touched = HashMap::from([(key("world"), Lsn(5))]);
-    drop(played.handle.mark(&touched, &HashMap::new(), &BTreeMap::new()));
-    played.visible(5);
+/// What is made of it by this means, over an answer that is not fresh any more, and is that when it arrives.
+fn begun_over_what_is_stale(means: Means) -> bool {
+    let played = Stage::new(BOUNDS, PAIR.iter().map(|(name, _)| product(name)));
+    played.handle.on_linked(links(PAIR));
     let mut below = (*product("below")).clone();
     let timeout = Duration::from_secs(1);
     let outside = Outside { means, timeout, depends: vec![], hidden: 0, made_of: vec![] };
     below.draft.recipe = Recipe::Outside(Box::new(outside));
+    let keep = |name: &str| {
+        let mut ledger = played.handle.ledger();
+        let (lease, _) = ledger.track(&key(name));
+        let terms = ledger.products[name].terms;
+        let computed = Computed {
+            lease,
+            as_of: at(if name == "below" { 5 } else { 1 }),
+            connection: 0,
+            time: SourceTime(0),
+            snapshot: Stamp(0),
+            insert: Lsn(0),
+            fingerprint: terms.fingerprint,
+            shape: terms.shape,
+            digest: 0,
+            expires: None,
+            cost_us: 1,
+            bytes: 1,
+        };
+        assert!(matches!(ledger.accept(&key(name), &computed), Verdict::Accepted { .. }));
+    };
+    keep("world");
+    let touched = HashMap::from([(key("world"), Lsn(5))]);
+    drop(played.handle.mark(&touched, &HashMap::new(), &BTreeMap::new()));
+    played.progress.send_modify(|progress| progress.visible = Lsn(5));
     played.handle.ledger().track(&key("below"));
-    {
-        let mut queue = played.handle.queue();
-        queue.refresh(&key("below"), stale()).unwrap();
-        queue.take(&Candidate { product: "below".into(), urgent: false }, 1, Instant::now());
-        queue.begin(&[key("below")], at(5));
-    }
     assert_eq!(played.handle.demands(&below, &key("below"), at(5)), at(5));
+    keep("below");
+    played.handle.look(&key("below")).is_none_or(|(standing, _)| !standing.sound)
+}
+
+#[test]
+fn an_address_demands_nothing_and_may_have_read_whatever_there_was() {
+    let program = Means::Exec { command: vec!["true".into()], workers: 1 };
+    assert!(!begun_over_what_is_stale(program));
+    let address = Means::Http { url: "http://localhost".into(), headers: vec![] };
+    assert!(begun_over_what_is_stale(address));
+}
+
+#[tokio::test]
+async fn what_is_fresh_is_not_computed_for_what_is_read_beside_it() {
+    let played = Played::start(BESIDE);
+    played.compute("below").await;
     played.moves("world", 1);
     played.compute("world").await;
-    played.handle.ledger().mark_of(&key("below"))
-}
-
-#[tokio::test]
-async fn an_address_demands_nothing_and_may_have_read_whatever_there_was() {
-    let program = Means::Exec { command: vec!["true".into()], workers: 1 };
-    assert_eq!(marked_by(program).await, at(0));
-    let address = Means::Http { url: "http://localhost".into(), headers: vec![] };
-    assert_eq!(marked_by(address).await, at(6));
-}
-
-#[tokio::test]
-async fn a_mark_is_above_the_one_that_was_deleted_with_its_key() {
-    let played = Played::start(PAIR);
-    for number in 1..4 {
-        played.compute("below").await;
+    let _watching = played.handle.watch(vec![key("middle"), key("below")]);
+    played.handle.queue_stale(&key("below"));
+    // Were it, who is below would have it changed with every move of V.
+    for number in 2..9 {
         played.moves("world", number);
-        played.compute("world").await;
-        assert!(played.is_stale_at_rest("below").await, "{number}");
-        played.handle.untrack(&key("below")).await.unwrap();
+        played.visible(number.unsigned_abs());
+        played.until(|| played.fresh("below").is_some()).await;
     }
+    // Three, the change, and two for it.
+    assert_eq!(*played.world.read.borrow(), 6);
+}
+
+#[tokio::test]
+async fn what_may_have_been_taken_back_is_read_by_none() {
+    let played = Played::start(PAIR);
+    played.world.insert.send_replace(Lsn(9));
+    played.moves("world", 1);
+    played.compute("world").await;
+    // The source crashed: what the answer saw is gone, and with it the answer.
+    let doubts = played.handle.ledger().disconnected(Lsn(5));
+    assert_eq!(doubts.len(), 1);
+    played.moves("world", 0);
+    played.world.insert.send_replace(Lsn(5));
+    played.compute("below").await;
+    assert_ne!(played.fresh("below"), Some(1));
+}
+
+#[tokio::test]
+async fn who_failed_is_computed_again_when_what_it_reads_changes() {
+    let played = Played::start(PAIR);
+    played.compute("below").await;
+    let _watching = played.handle.watch(vec![key("below")]);
+    played.world.fails.send_replace("below");
+    played.moves("world", 1);
+    played.compute("world").await;
+    played.visible(2);
+    played.until(|| !played.is_wanted("below")).await;
+    played.world.fails.send_replace("");
+    played.moves("world", 2);
+    played.compute("world").await;
+    assert!(played.is_wanted("below"));
+    played.until(|| played.fresh("below") == Some(2)).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_what_is_outdated_already_gets_the_next() {
+    let played = Played::start(CHAIN);
+    played.compute("below").await;
+    let mut put = played.store().hold(Method::Put);
+    let middle = played.compute("middle");
+    let change = async {
+        // It has come, and is not over.
+        put.reached().await;
+        played.moves("world", 1);
+        played.compute("world").await;
+        let released = async {
+            while played.handle.queue().waiters_of(&key("middle")).count() < 1 {
+                tokio::task::yield_now().await;
+            }
+            put.release();
+        };
+        tokio::join!(played.compute("below"), released).0
+    };
+    assert_eq!(tokio::join!(middle, change), (0, 1));
+    assert_eq!(played.fresh("below"), Some(1));
+}
+
+#[tokio::test]
+async fn what_waits_for_an_answer_is_computed_when_that_is_there() {
+    let played = Played::start(PAIR);
+    played.compute("below").await;
+    let _watching = played.handle.watch(vec![key("below")]);
+    played.handle.evict(&[key("world")]).await.unwrap();
+    assert_eq!(played.fresh("below"), None);
+    assert!(!played.is_wanted("below"), "who goes for want of room wakes nobody");
+    played.moves("world", 1);
+    played.compute("world").await;
+    played.until(|| played.fresh("below") == Some(1)).await;
+}
+
+#[tokio::test]
+async fn what_was_outdated_while_it_ran_is_computed_again_when_all_is_there() {
+    let played = Played::start(PAIR);
+    played.compute("below").await;
+    let _watching = played.handle.watch(vec![key("below")]);
+    played.hold("below");
+    let below = played.compute("below");
+    let change = async {
+        played.have_read(3).await;
+        played.handle.evict(&[key("world")]).await.unwrap();
+        played.moves("world", 1);
+        played.compute("world").await;
+        played.hold("");
+    };
+    assert_eq!(tokio::join!(below, change).0, 0);
+    played.until(|| played.fresh("below") == Some(1)).await;
 }

@@ -187,9 +187,10 @@ impl<W> Queue<W> {
         self.waiting.contains_key(key) || self.running.contains_key(key)
     }
 
-    /// All keys that are being computed, and where each began; nothing is known of one that was just taken.
-    pub fn all_running(&self) -> impl Iterator<Item = (&Key, Position)> {
-        self.running.iter().map(|(key, running)| (key, running.as_of))
+    /// Whether a key is being computed.
+    #[must_use]
+    pub fn is_running(&self, key: &Key) -> bool {
+        self.running.contains_key(key)
     }
 
     /// Keys that wait or are being computed and agree, at most so many, of the first of those that wait.

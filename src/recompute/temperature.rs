@@ -19,6 +19,9 @@ pub(super) enum Warmed {
     NoRoom,
 }
 
+/// Keys looked at for one that can go.
+pub(super) const LOOKED_AT: usize = 64;
+
 impl Ledger {
     /// Whether a warm query names the key.
     #[must_use]
@@ -124,6 +127,29 @@ impl Ledger {
         state.is_some_and(|state| state.terms.fingerprint == product.fingerprint)
             && !self.has_left(name)
             && self.is_cached(name, visible)
+    }
+
+    /// A key to let go of, to make room: of some that were not looked at lately the one that is read least, none that a
+    /// warm query names, and none that is `spared`. `None`: among those there is none; the next call looks at others.
+    pub fn coldest(&mut self, seconds: u32, spared: impl Fn(&Key) -> bool) -> Option<Key> {
+        let mut coldest: Option<((f32, bool), &Key)> = None;
+        let mut hand = self.hand;
+        let numbers = self.keys.around(self.hand);
+        let tracked = numbers.filter_map(|number| Some((number, self.keys.at(number)?)));
+        for (number, tracked) in tracked.take(LOOKED_AT) {
+            hand = number.saturating_add(1);
+            // One without an entry is most often being computed.
+            let rank = (tracked.heat(seconds), !tracked.has_entry());
+            if tracked.warm() == 0
+                && coldest.is_none_or(|(least, _)| rank < least)
+                && !spared(tracked.key())
+            {
+                coldest = Some((rank, tracked.key()));
+            }
+        }
+        let coldest = coldest.map(|(_, key)| key.clone());
+        self.hand = hand;
+        coldest
     }
 }
 

@@ -57,8 +57,10 @@ pub(super) enum Flag {
     Hot = 4,
     /// There is an entry.
     Kept = 8,
-    /// Others depend on it, and may not be marked durably for its last change.
-    Owes = 16,
+    /// Its entry is none any more, though it may stand in: what it was made from is not, or it has expired.
+    Outdated = 16,
+    /// What is being computed is outdated as it arrives.
+    Touched = 32,
 }
 
 /// Where the two bits begin that say which reading of a warm query named the key.
@@ -145,12 +147,6 @@ impl Tracked {
         if self.has_entry() { Position::unpack(self.as_of) } else { Position::default() }
     }
 
-    /// What the last entry was exact as of and when it expires, also where it was let go of since.
-    pub(super) fn last(&self) -> Option<(Position, Option<SourceTime>)> {
-        let expires = (self.expires != NEVER).then_some(SourceTime(self.expires));
-        (self.as_of != 0).then(|| (Position::unpack(self.as_of), expires))
-    }
-
     /// What the statement of its entry saw of the log.
     pub(super) fn insert(&self) -> Option<Lsn> {
         self.has_entry().then_some(self.insert)
@@ -226,7 +222,6 @@ impl Tracked {
         if self.has_entry() {
             kinds.remove(self.kind);
             self.set(Flag::Kept, false);
-            // What it was exact as of stays: whoever saw it may still be at work.
             self.bytes = 0;
         }
     }

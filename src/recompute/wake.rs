@@ -50,7 +50,8 @@ impl Handle {
         self.queue_refresh(key, not_before);
     }
 
-    fn read_too_soon(&self, key: &Key, mark: Position) {
+    /// It is queued when V has passed `mark`.
+    pub(super) fn read_too_soon(&self, key: &Key, mark: Position) {
         let mut too_soon = self.shared.too_soon.lock().unwrap_or_else(PoisonError::into_inner);
         if too_soon.len() < TOO_SOON_MOST || too_soon.contains_key(key) {
             too_soon.insert(key.clone(), mark);
@@ -169,6 +170,10 @@ impl Handle {
         let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else {
             return None;
         };
+        // Somebody has computed it since it was marked.
+        if self.ledger().standing(key).is_some_and(|standing| standing.fresh) {
+            return None;
+        }
         let wanted = match product.draft.policy.eager {
             Eager::Always => true,
             Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),

@@ -27,7 +27,6 @@ use super::{
     crew::Why,
     handle::Waiter,
     ledger::{Computed, Verdict},
-    linked::Seen,
     queue::{Claim, Want},
     turn::{Turn, answer},
 };
@@ -373,7 +372,7 @@ impl Worker {
             }
             self.handle.coldest(&mut ledger, wanted)
         };
-        if let Err(error) = self.handle.untrack_all(&evict).await {
+        if let Err(error) = self.handle.evict(&evict).await {
             tracing::warn!(%error, "evicting keys waits for the store");
         } else if !evict.is_empty() {
             self.handle.shared.observer.count(Counter::Evicted, evict.len() as u64);
@@ -416,7 +415,6 @@ impl Worker {
             let expires = context.expires(&self.handle, &key);
             return self.give(&key, context.uncached(body, expires), body).await;
         };
-        let before = self.handle.seen_by_others(&key);
         let expires = context.expires(&self.handle, &key);
         let computed = context.computed(lease, body, expires);
         let verdict = self.handle.ledger().accept(&key, &computed);
@@ -425,13 +423,12 @@ impl Worker {
                 let fresh = Arc::new(Fresh { meta: *meta, body: body.clone(), cached: true });
                 let refreshed = Event::Refreshed { key: key.clone(), changed, marked };
                 self.handle.shared.observer.note(refreshed);
-                // Whoever saw the answer of before is marked before this one is durable.
-                let told = self.handle.tell_of_answer(&key, before, changed).await;
-                let as_of = fresh.meta.as_of;
-                if context.recorded && told && self.handle.is_marked(&key, as_of).await {
+                self.handle.wake_outdated();
+                if context.recorded {
                     self.put(&key, &fresh).await;
                 }
                 self.answer(&key, Ok(fresh));
+                self.handle.look_again(&key);
                 if changed {
                     self.handle.moved(&key);
                 }
@@ -449,8 +446,7 @@ impl Worker {
             return;
         }
         let meta = self.surpass(key, meta).await;
-        let seen = Seen { as_of: meta.as_of, expires: meta.expires };
-        self.handle.tell_of_unkept(key, seen).await;
+        self.handle.ledger().touch_below(key);
         let fresh = Arc::new(Fresh { meta, body: body.clone(), cached: false });
         for waiter in waiters {
             // A reader that has gone needs no answer.
@@ -468,7 +464,7 @@ impl Worker {
         };
         let let_go = async {
             self.handle.shared.reserve.ensure(Stamp(0), meta.version).await?;
-            if kept { self.handle.untrack(key).await } else { Ok(()) }
+            if kept { self.handle.evict(std::slice::from_ref(key)).await } else { Ok(()) }
         };
         if let Err(error) = let_go.await {
             tracing::warn!(%error, "letting an older answer go waits for the store");
@@ -478,6 +474,18 @@ impl Worker {
 
     /// The result is worthless, who waits gets the next one. Waiters give up by their own deadlines.
     fn again(&self, key: &Key) {
+        let visible = self.handle.shared.progress.borrow().as_of();
+        let kept = self.handle.ledger().standing(key);
+        if let Some(kept) = kept.filter(|kept| visible < kept.meta.as_of) {
+            // After a start V is behind where it was: until it is there this would be so at once, again and again.
+            self.answer(key, Err(self.handle.too_late("what is kept is newer")));
+            if !kept.fresh
+                && (self.handle.is_watched(key) || self.handle.ledger().is_hot_or_warm(key))
+            {
+                self.handle.read_too_soon(key, kept.meta.as_of);
+            }
+            return;
+        }
         let mut queue = self.handle.queue();
         let waiters: Vec<Waiter> =
             queue.finish(key).into_iter().filter(|waiter| !waiter.is_closed()).collect();
@@ -555,7 +563,7 @@ impl Context<'_> {
             let expire = i64::try_from(expire.as_micros()).unwrap_or(i64::MAX);
             SourceTime(self.ran.time.0.saturating_add(expire))
         });
-        handle.expires(key, own, self.ran.time)
+        handle.expires(key, own)
     }
 
     /// An answer that is not kept: its version is the source's clock, or above what was issued.

@@ -197,7 +197,7 @@ impl Read<'_> {
                 Some(held) if self.meets(&held) => return Ok(held.answer),
                 Some(held) if !held.answer.stale && self.can_be_certified() => None,
                 // Computing before V is there would only have to be done again.
-                _ if self.waits_for_visible(&now) => None,
+                _ if self.waits_for_visible(&now) || self.is_behind(&now) => None,
                 Some(_) if now.as_of() < self.context.recompute.ledger().mark_of(self.key) => None,
                 Some(_) => Some(self.computed(Want::AtLeast(now.as_of()), ReadSource::Wait).await?),
                 None => {
@@ -232,7 +232,7 @@ impl Read<'_> {
     async fn until_visible(&self) -> Result<(), Error> {
         let mut progress = self.context.progress.clone();
         self.context.recompute.hasten();
-        let there = progress.wait_for(|now| !self.waits_for_visible(now));
+        let there = progress.wait_for(|now| !(self.waits_for_visible(now) || self.is_behind(now)));
         match tokio::time::timeout_at(self.deadline.into(), there).await {
             Ok(Ok(_)) => self.epoch_agrees(),
             Ok(Err(_)) => Err(Error::Stopping),
@@ -251,6 +251,12 @@ impl Read<'_> {
 
     fn waits_for_visible(&self, now: &Progress) -> bool {
         self.demanded_position(now).is_some_and(|demanded| now.as_of() < demanded)
+    }
+
+    /// After a start V is behind where it was: what is computed then is older than what is kept, and is not kept.
+    fn is_behind(&self, now: &Progress) -> bool {
+        let standing = self.context.recompute.ledger().standing(self.key);
+        standing.is_some_and(|standing| now.as_of() < standing.meta.as_of)
     }
 
     fn epoch_agrees(&self) -> Result<(), Error> {
@@ -284,9 +290,10 @@ impl Read<'_> {
     /// What the entry answers now; a miss when its bytes are not to be had.
     async fn standing(&self, source: ReadSource) -> Option<Held> {
         let (standing, progress) = self.context.recompute.read(self.key)?;
-        // An entry of another definition stands in only where stale answers are served, and meets no demand.
+        // One of another definition, or made from what is none any more, stands in only where stale answers are served,
+        // and meets no demand.
         let demanded = self.demand.min_lsn.is_some() || self.demand.max_staleness.is_some();
-        if standing.meta.fingerprint != self.product.fingerprint
+        if (standing.meta.fingerprint != self.product.fingerprint || !standing.sound)
             && (demanded || self.product.draft.policy.stale == Stale::Wait)
         {
             return None;

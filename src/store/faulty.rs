@@ -52,6 +52,7 @@ enum Fault {
     FailBefore,
     FailAfter,
     Hold { reached: Signal, released: Signalled },
+    HoldAfter { reached: Signal, released: Signalled },
 }
 
 /// A call that waits before it does anything. Dropping this lets it go.
@@ -98,9 +99,18 @@ impl Faulty {
 
     /// The next unscripted call of `method` waits until it is released, then does its work.
     pub fn hold(&self, method: Method) -> Held {
+        self.held(method, |reached, released| Fault::Hold { reached, released })
+    }
+
+    /// The next unscripted call of `method` does its work, then waits until it is released.
+    pub fn hold_after(&self, method: Method) -> Held {
+        self.held(method, |reached, released| Fault::HoldAfter { reached, released })
+    }
+
+    fn held(&self, method: Method, fault: impl FnOnce(Signal, Signalled) -> Fault) -> Held {
         let (reached, is_reached) = oneshot::channel();
         let (release, released) = oneshot::channel();
-        self.add(method, Fault::Hold { reached, released });
+        self.add(method, fault(reached, released));
         Held { reached: is_reached, release }
     }
 
@@ -132,6 +142,12 @@ impl Faulty {
                 drop(reached);
                 let Err(_) = released.await;
                 call.await
+            }
+            Some(Fault::HoldAfter { reached, released }) => {
+                let done = call.await;
+                drop(reached);
+                let Err(_) = released.await;
+                done
             }
         }
     }
@@ -221,5 +237,21 @@ mod tests {
         held.release();
         put.await.unwrap().unwrap();
         assert_eq!(store.get(&key).await.unwrap(), Some(entry(1)));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_held_after_its_work_has_done_it() {
+        let store = Arc::new(Faulty::new(Arc::new(Memory::default())));
+        let key = Key::new("p", []);
+        let mut held = store.hold_after(Method::Put);
+        let put = tokio::spawn({
+            let (store, key) = (Arc::clone(&store), key.clone());
+            async move { store.put(&key, &entry(1)).await }
+        });
+        held.reached().await;
+        assert_eq!(store.get(&key).await.unwrap(), Some(entry(1)));
+        assert!(!put.is_finished());
+        held.release();
+        put.await.unwrap().unwrap();
     }
 }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::support::kck::Project;
 
 mod addresses;
+mod edits;
 mod order;
 mod processes;
 mod programs;

@@ -64,7 +64,8 @@ fn programs_do_processes_once_and_say_what_became_of_them() {
         let text = "kind = \"exec\"\ncommand = [\"python3\", \"program.py\"]\n";
         let files = ["does", "hangs", "refuses", "dies", "strange"];
         let file = |name: &str| match name {
-            "hangs" => format!("{text}timeout = \"300ms\""),
+            // Long enough that it has heard of it.
+            "hangs" => format!("{text}timeout = \"2s\""),
             _ => text.to_owned(),
         };
         let files: Vec<(&str, String)> = files.iter().map(|name| (*name, file(name))).collect();
