@@ -28,7 +28,7 @@ use crate::{
     postgres::{Housekeeping, describe_chain, lookup::Lookups, slot},
     progress::Progress,
     resume::{Resumed, Resuming},
-    store::state,
+    store::state::{self, State},
 };
 
 /// New epochs within an hour, past which the next waits until the hour is over.
@@ -106,7 +106,7 @@ pub(crate) async fn run(
         parts.recompute.wake_outdated();
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            next = again.next() => resumed = next,
+            next = again.next() => resumed = next?,
         }
     }
 }
@@ -253,17 +253,34 @@ struct Again {
 
 impl Again {
     /// Returns once source and store could both be asked.
-    async fn next(&mut self) -> Resumed {
+    ///
+    /// # Errors
+    /// Another has led since: what this one knows is old, and it must not take the slot from that one.
+    async fn next(&mut self) -> Result<Resumed, Failure> {
         loop {
-            match self.attempt().await {
+            let attempted = match self.is_succeeded().await {
+                Ok(true) => {
+                    let what = "another kck has read the slot since this one did";
+                    return Err(Failure::new(what, "start kck again: it stands by"));
+                }
+                Ok(false) => self.attempt().await,
+                Err(failure) => Err(failure),
+            };
+            match attempted {
                 Ok(resumed) => {
                     self.parts.observer.part("stream", None);
-                    return resumed;
+                    return Ok(resumed);
                 }
                 Err(failure) => self.parts.observer.part("stream", Some(failure.to_string())),
             }
             tokio::time::sleep(RETRY_EVERY).await;
         }
+    }
+
+    /// Whether a later start has begun on the same store.
+    async fn is_succeeded(&self) -> Result<bool, Failure> {
+        let state = State::decode(&self.parts.store.load().await?)?;
+        Ok(self.parts.recompute.ledger().term() < state.term)
     }
 
     async fn attempt(&mut self) -> Result<Resumed, Failure> {

@@ -174,7 +174,8 @@ impl State {
         if self.wal_status.as_deref().is_none_or(|status| status == "lost") {
             return Err(lost(settings, "the source has invalidated it".to_owned()));
         }
-        match self.confirmed {
+        // Whoever reads it now has acknowledged what it has.
+        match self.confirmed.filter(|_| self.holder.is_none()) {
             Some(confirmed) if confirmed > at => {
                 let fact = format!("somebody acknowledged {confirmed}, beyond {at}");
                 Err(lost(settings, fact))

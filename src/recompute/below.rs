@@ -178,7 +178,12 @@ impl Ledger {
     pub(super) fn mark_below(&mut self, marked: &[(Key, Position)]) -> Vec<(Key, Position)> {
         let mut marks = Vec::new();
         let Some(links) = self.links.clone() else { return marks };
-        let mut next = marked.to_vec();
+        // Keys are many, products are few, and most are read by nobody.
+        let products: BTreeSet<&str> = marked.iter().map(|(key, _)| key.product()).collect();
+        let read = |product: &&str| !(links.readers)(product).is_empty();
+        let products: BTreeSet<&str> = products.into_iter().filter(read).collect();
+        let is_read = |(key, _): &&(Key, Position)| products.contains(key.product());
+        let mut next: Vec<(Key, Position)> = marked.iter().filter(is_read).cloned().collect();
         while !next.is_empty() {
             let mut patterns: HashMap<Pattern, Lsn> = HashMap::new();
             for (key, at) in &next {

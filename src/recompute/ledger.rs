@@ -576,6 +576,12 @@ impl Ledger {
         self.connection
     }
 
+    /// Which start of kck this is.
+    #[must_use]
+    pub fn term(&self) -> u32 {
+        self.term
+    }
+
     /// Which history of the source this is.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

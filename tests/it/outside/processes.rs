@@ -159,6 +159,45 @@ async fn history_is(address: &str, want: &[(u64, &str)]) {
     }
 }
 
+/// Returns when whoever reads the slot has acknowledged a commit that is made now.
+async fn acknowledges(database: &Database, slot: &str) {
+    let position = database.commit("select pg_logical_emit_message(true, 'other', '')").await;
+    let behind = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{slot}' and confirmed_flush_lsn < '{position}'"
+    );
+    let there = async { while database.one(&behind).await > 0 {} };
+    tokio::time::timeout(PATIENCE, there).await.expect("it is acknowledged");
+}
+
+/// Goal: who was led over ends, though nobody reads the slot any more, and does not begin a new epoch in the other's
+/// place. Method: the leader stands still while another takes its slot, acknowledges more, and is killed.
+#[test]
+fn who_was_led_over_ends_and_leaves_the_slot() {
+    run(async {
+        let database = Database::new("outside_over").await;
+        let first = Project::new(&database, Store::Cassandra).await;
+        let mut second = Project::named("outside_over_b", &database.url, Store::Memory).await;
+        second.settings.clone_from(&first.settings);
+        let leader = Process::start(&first, "").await;
+        let mut other = Process::launch(&second, "");
+        other.says("standing by").await;
+        leader.signal("STOP");
+        let reader = "select count(pg_terminate_backend(active_pid)) from pg_replication_slots where slot_name = 'outside_over' and active";
+        assert_eq!(database.one(reader).await, 1);
+        other.ready().await;
+        acknowledges(&database, "outside_over").await;
+        other.kill().await;
+        let made = "select count(*) from pg_replication_slots where slot_name = 'outside_over' and not active";
+        let free = async { while database.one(made).await == 0 {} };
+        tokio::time::timeout(PATIENCE, free).await.expect("nobody reads it");
+        let position = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where slot_name = 'outside_over'";
+        let before = database.one(position).await;
+        leader.signal("CONT");
+        assert!(!leader.ended().await.success(), "another has led since");
+        assert_eq!(database.one(position).await, before, "the slot is as the other left it");
+    });
+}
+
 /// Goal: one node runs a process at a time, and what is remembered of it goes over. Method: two live on one store; the
 /// one that leads stands still in the middle of a run, while its program goes on, and loses its slot to the other.
 #[test]
@@ -187,6 +226,7 @@ fn two_nodes_never_run_a_process_at_once() {
             .run("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'outside_two'")
             .await;
         other.ready().await;
+        acknowledges(&database, "outside_two").await;
         begin_at(&other.address, "holds").await;
         history_is(&other.address, &[(2, "overlapped"), (1, "interrupted")]).await;
         assert_eq!(noted(&first, "asked").len(), 1, "one goes on");
