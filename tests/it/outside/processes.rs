@@ -179,6 +179,10 @@ fn who_was_led_over_ends_and_leaves_the_slot() {
         let mut second = Project::named("outside_over_b", &database.url, Store::Memory).await;
         second.settings.clone_from(&first.settings);
         let leader = Process::start(&first, "").await;
+        let leads =
+            "select count(*) from pg_replication_slots where slot_name = 'outside_over' and active";
+        let open = async { while database.one(leads).await == 0 {} };
+        tokio::time::timeout(PATIENCE, open).await.expect("it reads the slot");
         let mut other = Process::launch(&second, "");
         other.says("standing by").await;
         leader.signal("STOP");
