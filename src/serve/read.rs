@@ -232,11 +232,17 @@ impl Read<'_> {
     async fn until_visible(&self) -> Result<(), Error> {
         let mut progress = self.context.progress.clone();
         self.context.recompute.hasten();
-        let there = progress.wait_for(|now| !(self.waits_for_visible(now) || self.is_behind(now)));
-        match tokio::time::timeout_at(self.deadline.into(), there).await {
-            Ok(Ok(_)) => self.epoch_agrees(),
-            Ok(Err(_)) => Err(Error::Stopping),
-            Err(_) => Err(self.context.recompute.too_late("")),
+        loop {
+            // Copied: nothing else may be locked while it is.
+            let now = *progress.borrow_and_update();
+            if !(self.waits_for_visible(&now) || self.is_behind(&now)) {
+                return self.epoch_agrees();
+            }
+            match tokio::time::timeout_at(self.deadline.into(), progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Error::Stopping),
+                Err(_) => return Err(self.context.recompute.too_late("")),
+            }
         }
     }
 
