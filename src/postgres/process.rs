@@ -44,8 +44,11 @@ pub struct Script<'a> {
 
 /// Runs a script to its end. When `stop` is cancelled it is given up.
 pub async fn run(source: &Source, script: Script<'_>, stop: &CancellationToken) -> Outcome {
+    // The server gives up what nobody can cancel any more.
+    let limit = script.timeout.saturating_add(GRACE).as_millis().to_string();
+    let settings = [("statement_timeout", limit.as_str())];
     let client = tokio::select! {
-        begun = begin(source, &script) => match begun {
+        begun = begin(source, script.of, &settings) => match begun {
             Ok(Some(client)) => client,
             Ok(None) => return Outcome::Overlapped,
             Err(error) => return not_begun(&error),
@@ -65,17 +68,16 @@ pub async fn run(source: &Source, script: Script<'_>, stop: &CancellationToken) 
     }
 }
 
-/// A connection that holds the process's lock; none where another does.
+/// A connection that holds the process's lock, with these settings; none where another does.
 async fn begin(
     source: &Source,
-    script: &Script<'_>,
+    of: Which<'_>,
+    settings: &[(&str, &str)],
 ) -> Result<Option<tokio_postgres::Client>, Error> {
-    // The server gives up what nobody can cancel any more.
-    let limit = script.timeout.saturating_add(GRACE).as_millis().to_string();
-    let client = source.connect("process", &[("statement_timeout", &limit)]).await?;
+    let client = source.connect("process", settings).await?;
     // A server that can (from 14 on, on most systems) gives up what runs for a kck that is gone.
     drop(super::within(ASKED_WITHIN, watched(&client)).await);
-    Ok(super::within(ASKED_WITHIN, locks(&client, script.of)).await?.then_some(client))
+    Ok(super::within(ASKED_WITHIN, locks(&client, of)).await?.then_some(client))
 }
 
 /// Whether the connection has the lock now.
@@ -96,12 +98,8 @@ pub async fn locked(
     does: impl Future<Output = Outcome>,
     stop: &CancellationToken,
 ) -> Outcome {
-    let begun = async {
-        let client = source.connect("process", &[]).await?;
-        Ok(super::within(ASKED_WITHIN, locks(&client, of)).await?.then_some(client))
-    };
     let runs = async {
-        match begun.await {
+        match begin(source, of, &[]).await {
             Ok(Some(client)) => tokio::select! {
                 outcome = does => outcome,
                 error = lost(&client) => Outcome::Unknown { why: describe_chain(&error) },

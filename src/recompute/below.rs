@@ -117,10 +117,9 @@ impl Ledger {
         }
     }
 
-    /// A key has another entry; whether it is of other bytes, and whether the one before was fresh.
-    pub(super) fn replaced(&mut self, key: &Key, was_fresh: bool, changed: bool) {
+    /// A key has another entry: whether the one before was fresh and this one is, and whether it is of other bytes.
+    pub(super) fn replaced(&mut self, key: &Key, (was_fresh, fresh): (bool, bool), changed: bool) {
         let Some(links) = self.links.clone() else { return };
-        let fresh = self.standing(key).is_some_and(|standing| standing.fresh);
         if was_fresh && (changed || !fresh) {
             self.lose(vec![key.clone()]);
         }
@@ -170,8 +169,8 @@ impl Ledger {
 
     /// Whether a key is outdated though all that it needs is fresh.
     pub(super) fn may_be_fresh(&self, key: &Key, needs: &[Key]) -> bool {
-        let is = |key: &Key| self.standing(key).is_some_and(|standing| standing.fresh);
-        self.keys.get(key).is_some_and(|key| key.is(Flag::Outdated)) && needs.iter().all(is)
+        let is_outdated = self.keys.get(key).is_some_and(|key| key.is(Flag::Outdated));
+        is_outdated && needs.iter().all(|need| self.is_fresh(need))
     }
 
     /// The commits that marked these keys concern those below too; which those are comes back.
@@ -228,6 +227,13 @@ impl Ledger {
         let patterns: BTreeSet<Pattern> =
             keys.iter().flat_map(|key| (links.dependents)(key)).collect();
         self.agreeing(&patterns)
+    }
+
+    /// All keys that are needed by name, and those tracked that agree with patterns.
+    pub(super) fn named(&mut self, (keys, patterns): &Needs) -> Vec<Key> {
+        let mut named = self.agreeing(patterns);
+        named.extend_from_slice(keys);
+        named
     }
 
     /// The tracked keys that agree with any of these patterns, each once.

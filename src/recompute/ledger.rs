@@ -234,7 +234,6 @@ impl Ledger {
 
     /// There is no such product any more, and no key of it.
     pub fn drop_product(&mut self, name: &str) {
-        self.lose_product(name);
         self.products.remove(name);
     }
 
@@ -409,13 +408,22 @@ impl Ledger {
         if meta.shape != terms.shape {
             return None;
         }
-        let sound = !tracked.is(Flag::Doubtful) && !tracked.is(Flag::Outdated);
-        let fresh = sound
-            && meta.fingerprint == terms.fingerprint
-            && meta.as_of.epoch == self.epoch
-            && meta.as_of >= tracked.mark()
-            && meta.as_of >= product.mark;
+        let (fresh, sound) = (self.stands(tracked, &meta, product), tracked.is_sound());
         Some(Standing { meta, fresh, certified: terms.certified, sound })
+    }
+
+    /// Whether this entry of a key is fresh (R5).
+    fn stands(&self, tracked: &Tracked, meta: &Meta, product: &ProductState) -> bool {
+        tracked.is_sound()
+            && meta.fingerprint == product.terms.fingerprint
+            && meta.as_of.epoch == self.epoch
+            && meta.as_of >= tracked.mark().max(product.mark)
+    }
+
+    /// Whether a key has an entry that is fresh.
+    #[must_use]
+    pub fn is_fresh(&self, key: &Key) -> bool {
+        self.standing(key).is_some_and(|standing| standing.fresh)
     }
 
     /// Counts a read at `seconds` of kck's own clock: the key is hot until its next refresh. Whether it is to be computed
@@ -480,10 +488,11 @@ impl Ledger {
         {
             return Verdict::Void;
         }
-        let was_fresh = self.standing(key).is_some_and(|standing| standing.fresh);
-        let marked = old.is_some_and(|old| {
-            old.as_of.epoch == epoch && old.as_of < tracked.mark().max(product.mark)
-        });
+        let mark = tracked.mark().max(product.mark);
+        let was_fresh = old.is_some_and(|old| self.stands(tracked, old, product));
+        // The rest of what makes it so was looked at above.
+        let fresh = !tracked.is(Flag::Touched) && mark <= computed.as_of;
+        let marked = old.is_some_and(|old| old.as_of.epoch == epoch && old.as_of < mark);
         let same = old.filter(|old| old.digest == computed.digest && old.shape == computed.shape);
         let changed = same.is_none();
         let (version, modified) = same.map_or_else(
@@ -505,7 +514,7 @@ impl Ledger {
                 self.early.watch(key, &meta);
             }
         }
-        self.replaced(key, was_fresh, changed);
+        self.replaced(key, (was_fresh, fresh), changed);
         Verdict::Accepted { meta: Box::new(meta), changed, marked }
     }
 

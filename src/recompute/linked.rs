@@ -33,7 +33,6 @@ use super::{
     below::{Links, Needs},
     handle::Waiter,
     held::{Free, Held},
-    wake::Marks,
 };
 
 /// Keys of one product that a key is held for, where it does not say which.
@@ -65,22 +64,19 @@ impl Handle {
             waiting.retain(|key| !queue.is_running(key));
         }
         keys.append(&mut waiting);
-        if !keys.is_empty() {
-            let keys = keys.into_iter().map(|key| (key, Position::default())).collect();
-            self.wake(&Marks { keys, products: Vec::new() });
-        }
+        self.wake_all(keys.iter().collect());
     }
 
     /// A key has been computed: it is once more where it was outdated meanwhile and all that it needs is there.
     pub(super) fn look_again(&self, key: &Key) {
-        let Some((mut needs, patterns)) = self.needs(key) else { return };
+        let Some(needs) = self.needs(key) else { return };
         let may_be_fresh = {
             let mut ledger = self.ledger();
-            needs.extend(ledger.agreeing(&patterns));
+            let needs = ledger.named(&needs);
             ledger.may_be_fresh(key, &needs)
         };
         if may_be_fresh {
-            self.wake(&Marks { keys: vec![(key.clone(), Position::default())], products: vec![] });
+            self.wake_all(vec![key]);
         }
     }
 
@@ -111,17 +107,15 @@ impl Handle {
 
     /// A key is computed from now on: what that demands of the products that it reads; `as_of` is V.
     pub(super) fn demands(&self, product: &Product, key: &Key, as_of: Position) -> Position {
-        let Some((keys, patterns)) = self.needs(key) else { return as_of };
+        let Some(needed) = self.needs(key) else { return as_of };
         let now = self.shared.progress.borrow().source_now(Instant::now());
         let outside = product.draft.recipe.outside();
         let tells = !matches!(outside.map(|outside| &outside.means), Some(Means::Http { .. }));
         let mut ledger = self.ledger();
-        let mut needs = ledger.agreeing(&patterns);
-        needs.extend(keys);
-        let whole = patterns.iter().map(|pattern| Key::new(&pattern.product, []));
+        let needs = ledger.named(&needed);
+        let whole = needed.1.iter().map(|pattern| Key::new(&pattern.product, []));
         // Should one that is fresh be marked before it is read, so is this key.
-        let is_stale = |need: &Key| ledger.standing(need).is_none_or(|standing| !standing.fresh);
-        let stale = needs.iter().cloned().chain(whole).filter(is_stale);
+        let stale = needs.iter().cloned().chain(whole).filter(|need| !ledger.is_fresh(need));
         let newest = stale.map(|need| ledger.mark_of(&need)).max();
         // Whatever there is in this epoch.
         let newest = newest.unwrap_or(Position { epoch: as_of.epoch, lsn: Lsn(0) });
@@ -133,10 +127,10 @@ impl Handle {
 
     /// When an answer expires: with the first of those that it may have been made from.
     pub(super) fn expires(&self, key: &Key, own: Option<SourceTime>) -> Option<SourceTime> {
-        let Some((keys, patterns)) = self.needs(key) else { return own };
+        let Some(needs) = self.needs(key) else { return own };
         let mut ledger = self.ledger();
-        let some = ledger.agreeing(&patterns);
-        let theirs = keys.iter().chain(&some).filter_map(|need| ledger.standing(need));
+        let needs = ledger.named(&needs);
+        let theirs = needs.iter().filter_map(|need| ledger.standing(need));
         theirs
             .filter(|standing| standing.fresh)
             .filter_map(|standing| standing.meta.expires)
@@ -187,7 +181,7 @@ impl Handle {
         let as_of = self.shared.progress.borrow().as_of();
         {
             let ledger = self.ledger();
-            let fresh = ledger.standing(need).is_some_and(|standing| standing.fresh);
+            let fresh = ledger.is_fresh(need);
             let waits = as_of < ledger.mark_of(need);
             let cached = ledger.is_cached(need.product(), as_of.lsn);
             if fresh || waits || !cached || !ledger.is_tracked(need) {
@@ -205,9 +199,7 @@ impl Handle {
         let waiters = self.queue().finish(key);
         if self.shared.links.get().is_some() {
             // Whoever could not wait for others may have computed it.
-            if self.held().contains(key)
-                && self.ledger().standing(key).is_some_and(|standing| standing.fresh)
-            {
+            if self.held().contains(key) && self.ledger().is_fresh(key) {
                 self.held().remove(key);
             }
             self.let_go(key);

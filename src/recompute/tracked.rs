@@ -138,6 +138,11 @@ impl Tracked {
         self.is(Flag::Hot) || self.warm() != 0
     }
 
+    /// Whether its entry is what it says to be: nothing that it was made from is gone, or could have been taken back.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.is(Flag::Doubtful) && !self.is(Flag::Outdated)
+    }
+
     pub(super) fn has_entry(&self) -> bool {
         self.is(Flag::Kept)
     }

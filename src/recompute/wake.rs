@@ -143,7 +143,7 @@ impl Handle {
         }
     }
 
-    fn wake_all(&self, keys: Vec<&Key>) {
+    pub(super) fn wake_all(&self, keys: Vec<&Key>) {
         let catalog = Arc::clone(&self.shared.catalog.borrow());
         let mut together = Vec::new();
         for (rank, key) in self.by_rank(keys) {
@@ -165,18 +165,23 @@ impl Handle {
         self.queue_in_order(key, not_before)
     }
 
+    /// Whether a key is watched, was read since its last refresh, or is warm.
+    pub(super) fn is_in_use(&self, key: &Key) -> bool {
+        self.is_watched(key) || self.ledger().is_hot_or_warm(key)
+    }
+
     /// Whether a stale key is computed before it is read, and when at the earliest.
     fn is_eager(&self, catalog: &Catalog, key: &Key) -> Option<Option<Instant>> {
         let Some(Slot::Ready { product, .. }) = catalog.products.get(key.product()) else {
             return None;
         };
         // Somebody has computed it since it was marked.
-        if self.ledger().standing(key).is_some_and(|standing| standing.fresh) {
+        if self.ledger().is_fresh(key) {
             return None;
         }
         let wanted = match product.draft.policy.eager {
             Eager::Always => true,
-            Eager::Hot => self.is_watched(key) || self.ledger().is_hot_or_warm(key),
+            Eager::Hot => self.is_in_use(key),
             Eager::Never => false,
         };
         wanted.then(|| self.not_before(product, key))

@@ -479,9 +479,7 @@ impl Worker {
         if let Some(kept) = kept.filter(|kept| visible < kept.meta.as_of) {
             // After a start V is behind where it was: until it is there this would be so at once, again and again.
             self.answer(key, Err(self.handle.too_late("what is kept is newer")));
-            if !kept.fresh
-                && (self.handle.is_watched(key) || self.handle.ledger().is_hot_or_warm(key))
-            {
+            if !kept.fresh && self.handle.is_in_use(key) {
                 self.handle.read_too_soon(key, kept.meta.as_of);
             }
             return;
@@ -500,7 +498,7 @@ impl Worker {
         if over {
             drop(self.handle.finish(key));
         }
-        if self.handle.is_watched(key) || self.handle.ledger().is_hot_or_warm(key) {
+        if self.handle.is_in_use(key) {
             self.handle.queue_stale(key);
         }
         self.handle.ask_workers();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::{
     change::{Epoch, Lsn, Position, SourceTime},
@@ -212,11 +213,7 @@ impl Read<'_> {
             }
             source = ReadSource::Wait;
             self.context.recompute.hasten();
-            match tokio::time::timeout_at(self.deadline.into(), progress.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Error::Stopping),
-                Err(_) => return Err(self.context.recompute.too_late("")),
-            }
+            self.moved(&mut progress).await?;
         }
     }
 
@@ -238,11 +235,16 @@ impl Read<'_> {
             if !(self.waits_for_visible(&now) || self.is_behind(&now)) {
                 return self.epoch_agrees();
             }
-            match tokio::time::timeout_at(self.deadline.into(), progress.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Error::Stopping),
-                Err(_) => return Err(self.context.recompute.too_late("")),
-            }
+            self.moved(&mut progress).await?;
+        }
+    }
+
+    /// Returns when kck has come further, within the deadline.
+    async fn moved(&self, progress: &mut watch::Receiver<Progress>) -> Result<(), Error> {
+        match tokio::time::timeout_at(self.deadline.into(), progress.changed()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Error::Stopping),
+            Err(_) => Err(self.context.recompute.too_late("")),
         }
     }
 

@@ -169,15 +169,21 @@ async fn acknowledges(database: &Database, slot: &str) {
     tokio::time::timeout(PATIENCE, there).await.expect("it is acknowledged");
 }
 
+/// Two nodes' projects, of one source and one store.
+async fn pair(name: &str) -> (Database, Project, Project) {
+    let database = Database::new(name).await;
+    let first = Project::new(&database, Store::Cassandra).await;
+    let mut second = Project::named(&format!("{name}_b"), &database.url, Store::Memory).await;
+    second.settings.clone_from(&first.settings);
+    (database, first, second)
+}
+
 /// Goal: who was led over ends, though nobody reads the slot any more, and does not begin a new epoch in the other's
 /// place. Method: the leader stands still while another takes its slot, acknowledges more, and is killed.
 #[test]
 fn who_was_led_over_ends_and_leaves_the_slot() {
     run(async {
-        let database = Database::new("outside_over").await;
-        let first = Project::new(&database, Store::Cassandra).await;
-        let mut second = Project::named("outside_over_b", &database.url, Store::Memory).await;
-        second.settings.clone_from(&first.settings);
+        let (database, first, second) = pair("outside_over").await;
         let leader = Process::start(&first, "").await;
         let leads =
             "select count(*) from pg_replication_slots where slot_name = 'outside_over' and active";
@@ -207,10 +213,7 @@ fn who_was_led_over_ends_and_leaves_the_slot() {
 #[test]
 fn two_nodes_never_run_a_process_at_once() {
     run(async {
-        let database = Database::new("outside_two").await;
-        let first = Project::new(&database, Store::Cassandra).await;
-        let mut second = Project::named("outside_two_b", &database.url, Store::Memory).await;
-        second.settings.clone_from(&first.settings);
+        let (database, first, second) = pair("outside_two").await;
         std::fs::write(first.folder.0.join("program.py"), PROGRAM).unwrap();
         let folder = first.folder.0.display();
         let text = format!(
