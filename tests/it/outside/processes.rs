@@ -83,10 +83,7 @@ fn programs_do_processes_once_and_say_what_became_of_them() {
         assert_eq!(died.name(), "unknown", "{died:?}");
         assert_eq!(noted(&project, "asked"), ["does", "refuses", "hangs", "dies"], "each once");
         assert_eq!(run_of(&kck, &mut events, "does").await, Outcome::Done, "it goes on");
-        let shown = kck.get("/processes").await.json();
-        let does = shown["processes"].as_array().unwrap();
-        let does = does.iter().find(|process| process["name"] == "does").unwrap();
-        assert_eq!(does["history"].as_array().unwrap().len(), 2, "{does}");
+        history_is(&kck.address, "does", &[(2, "done"), (1, "done")]).await;
         kck.stop().await;
     });
 }
@@ -140,22 +137,25 @@ fn a_run_whose_lock_is_lost_is_given_up() {
 }
 
 /// What a kck remembers of a process: its runs and what became of them, the newest first.
-async fn history(address: &str) -> Vec<(u64, String)> {
+async fn history(address: &str, name: &str) -> Vec<(u64, String)> {
     let shown = get(address, "/processes", &[]).await.unwrap().json();
+    let all = shown["processes"].as_array().cloned().unwrap_or_default();
     // Before the time is known no file is taken up.
-    let runs = shown["processes"][0]["history"].as_array().cloned().unwrap_or_default();
+    let process = all.iter().find(|process| process["name"] == name);
+    let runs = process.and_then(|process| process["history"].as_array().cloned());
+    let runs = runs.unwrap_or_default();
     let one = |run: &serde_json::Value| {
         (run["run"].as_u64().unwrap(), run["outcome"].as_str().unwrap_or("running").to_owned())
     };
     runs.iter().map(one).collect()
 }
 
-async fn history_is(address: &str, want: &[(u64, &str)]) {
+async fn history_is(address: &str, name: &str, want: &[(u64, &str)]) {
     let want: Vec<(u64, String)> =
         want.iter().map(|(run, outcome)| (*run, (*outcome).to_owned())).collect();
-    let equal = async { while history(address).await != want {} };
+    let equal = async { while history(address, name).await != want {} };
     if tokio::time::timeout(PATIENCE, equal).await.is_err() {
-        assert_eq!(history(address).await, want);
+        assert_eq!(history(address, name).await, want);
     }
 }
 
@@ -235,7 +235,7 @@ fn two_nodes_never_run_a_process_at_once() {
         other.ready().await;
         acknowledges(&database, "outside_two").await;
         begin_at(&other.address, "holds").await;
-        history_is(&other.address, &[(2, "overlapped"), (1, "interrupted")]).await;
+        history_is(&other.address, "holds", &[(2, "overlapped"), (1, "interrupted")]).await;
         assert_eq!(noted(&first, "asked").len(), 1, "one goes on");
         std::fs::write(first.folder.0.join("go"), "").unwrap();
         until("it has ended", || noted(&first, "ended").len() == 1).await;
@@ -243,11 +243,11 @@ fn two_nodes_never_run_a_process_at_once() {
         assert!(!leader.ended().await.success(), "it has lost its slot");
         begin_at(&other.address, "holds").await;
         let want = [(3, "done"), (2, "overlapped"), (1, "interrupted")];
-        history_is(&other.address, &want).await;
+        history_is(&other.address, "holds", &want).await;
         other.kill().await;
         // What the first wrote at its end has not taken the place of what the second knew.
         let again = Process::start(&second, "").await;
-        history_is(&again.address, &want).await;
+        history_is(&again.address, "holds", &want).await;
         again.kill().await;
     });
 }
